@@ -1,0 +1,493 @@
+"""The wire format: what the probe and the runner say, one JSON object a line.
+
+Rules. One class per kind; a field added later has a default, a field is never
+renamed (readers of old campaigns live for ever). Raw text stays raw here: what
+a kernel or daemon line *means* is `parse`'s business, so that a better parser
+can judge an old campaign again. The probe imports nothing of ours: it writes
+these shapes by hand and `tests/contract` holds it to them.
+
+Times are integer nanoseconds. `t` says when it happened, `seen` when it was read;
+both on the clock that `clock` names: the machine's CLOCK_BOOTTIME (`machine`) or the
+harness's own (`harness`: CLOCK_BOOTTIME, on macOS CLOCK_MONOTONIC). `history`
+puts them on one clock. `n` is the number a verdict cites: the line's place in the
+trial's stored history, counted from 1.
+
+    >>> line = '{"kind":"kernel","t":5,"seen":9,"source":"kernel","level":3,"kseq":7,"text":"x"}'
+    >>> decode(line)
+    KernelLine(t=5, seen=9, source='kernel', clock='machine', n=0, level=3, kseq=7, text='x')
+    >>> decode("not json") is None
+    True
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+VERSION = 1
+"""Of the wire format; Hello carries it, and a reader refuses a newer one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What every event has."""
+
+    kind: ClassVar[str]
+    t: int
+    seen: int
+    source: str
+    clock: str = "machine"
+    n: int = 0
+
+
+# --- the observer about itself -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Event):
+    """The probe is there. cgroup is 1 or 2; hz is USER_HZ, the unit of start times."""
+
+    kind: ClassVar[str] = "hello"
+    version: int
+    boot_id: str
+    kernel: str
+    python: str
+    cgroup: int
+    hz: int
+    monitors: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceState(Event):
+    """A source announces itself: active | partial | unsupported, and why."""
+
+    kind: ClassVar[str] = "source"
+    name: str
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap(Event):
+    """Between begin and end this source could not see. end None: still blind."""
+
+    kind: ClassVar[str] = "gap"
+    name: str
+    begin: int
+    end: int | None
+    why: str
+    lost: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockReading(Event):
+    """One bracketed reading of all clocks: ns. error is half the bracket's width.
+
+    wall − boot gives Docker's offset; mono − boot grows by suspends; tai_offset is
+    CLOCK_TAI − CLOCK_REALTIME; kmsg is what must be added to a kernel-log time stamp
+    to get boottime (None: not calibrated).
+    """
+
+    kind: ClassVar[str] = "clock"
+    boot: int
+    wall: int
+    mono: int
+    tai_offset: int = 0
+    kmsg: int | None = None
+    error: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockJump(Event):
+    """A clock stepped: `which` is wall | suspend | freeze, by is ns."""
+
+    kind: ClassVar[str] = "clock-jump"
+    which: str
+    by: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong(Event):
+    """Answer to a ping: harness time sent (as token), machine time here."""
+
+    kind: ClassVar[str] = "pong"
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockLink(Event):
+    """By the harness: machine boottime − harness clock, ns, from a ping's round trip."""
+
+    kind: ClassVar[str] = "clock-link"
+    offset: int
+    error: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Event):
+    """What watching cost so far: CPU seconds, peak resident bytes, events by source, dropped."""
+
+    kind: ClassVar[str] = "cost"
+    cpu: float
+    rss: int
+    events: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Event):
+    """The probe could not take a command: what it was and why not."""
+
+    kind: ClassVar[str] = "refused"
+    command: str
+    why: str
+
+
+# --- what the kernel says ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceLine(Event):
+    """One line of a tracefs instance (A: deaths and signals, B: lineage), raw."""
+
+    kind: ClassVar[str] = "trace"
+    instance: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcEvent(Event):
+    """One record of the proc connector. what: fork | exec | exit | coredump | comm.
+
+    status is the raw wait status (exit only); ppid the parent's tgid; child the new
+    process (fork only).
+    """
+
+    kind: ClassVar[str] = "proc"
+    what: str
+    pid: int
+    tgid: int
+    ppid: int | None = None
+    status: int | None = None
+    exit_signal: int | None = None
+    child: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PidfdExit(Event):
+    """The pidfd of a watched process became readable: the process is gone."""
+
+    kind: ClassVar[str] = "pidfd"
+    pid: int
+    container: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelLine(Event):
+    """One record of /dev/kmsg."""
+
+    kind: ClassVar[str] = "kernel"
+    level: int
+    kseq: int
+    text: str
+
+
+# --- containers ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MainProcess(Event):
+    """A watched container's main process was found.
+
+    pid is the kernel's; start its start time in ticks since boot; nspids from the
+    outermost namespace in; cgroup the path below the (memory) hierarchy's root, as the
+    kernel log prints it; inode that directory's identity.
+    """
+
+    kind: ClassVar[str] = "main"
+    container: str
+    pid: int
+    start: int
+    nspids: list[int]
+    cgroup: str
+    inode: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeathSeen(Event):
+    """The probe saw a watched main process end. by: trace | proc | pidfd | poll."""
+
+    kind: ClassVar[str] = "death"
+    container: str
+    pid: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupSample(Event):
+    """Files of one cgroup. scope: container | ancestor | machine; files: name → text.
+
+    Names are the kernel's own ("memory.oom_control", "memory.events.local"); on v1 the
+    controller stands before a slash where a name would be ambiguous ("cpu/cpu.stat").
+    A file that could not be read is absent and named in `unreadable`.
+    """
+
+    kind: ClassVar[str] = "cgroup"
+    container: str | None
+    scope: str
+    path: str
+    files: dict[str, str]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountChange(Event):
+    """Lines of the container's mountinfo that came and went; the first one has all in `added`."""
+
+    kind: ClassVar[str] = "mounts"
+    container: str
+    added: list[str]
+    removed: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkChange(Event):
+    """Interfaces of the container's network namespace that came and went."""
+
+    kind: ClassVar[str] = "network"
+    container: str
+    added: list[str]
+    removed: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostMortem(Event):
+    """Files read at the moment of death: path → text (cgroups, processes, memory, disk)."""
+
+    kind: ClassVar[str] = "postmortem"
+    container: str
+    files: dict[str, str]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+# --- machine and daemons -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSample(Event):
+    """The machine at one instant. Sizes in bytes; disks: mount point → {total, free, inodes, inodes_free}."""
+
+    kind: ClassVar[str] = "machine"
+    memory: dict[str, int]
+    load: list[float]
+    processes: int | None
+    disks: dict[str, dict[str, int]]
+    pressure: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonLog(Event):
+    """One line a daemon wrote: raw."""
+
+    kind: ClassVar[str] = "daemon-log"
+    daemon: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonState(Event):
+    """A daemon (dockerd, containerd, a shim) was seen or is gone. state: alive | gone | stopped."""
+
+    kind: ClassVar[str] = "daemon"
+    daemon: str
+    pid: int
+    start: int
+    state: str
+    container: str | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerEvent(Event):
+    """One record of the engine's event stream. wall is its own timeNano."""
+
+    kind: ClassVar[str] = "docker"
+    type: str
+    action: str
+    id: str
+    wall: int
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Syscall(Event):
+    """One line of a system call tracer. tracer: strace | trace; of: pre-task | exec | daemons."""
+
+    kind: ClassVar[str] = "syscall"
+    tracer: str
+    of: str
+    text: str
+
+
+# --- the runner ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase(Event):
+    """A phase of the trial begins or ends. edge: begin | end."""
+
+    kind: ClassVar[str] = "phase"
+    phase: str
+    edge: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRef(Event):
+    """Who is who. role: subject | beside | neighbour. A recreate gives a second subject.
+
+    limits are what the engine's HostConfig says: bytes, counts; 0 or None is no limit.
+    """
+
+    kind: ClassVar[str] = "container"
+    role: str
+    container: str
+    name: str
+    image: str
+    limits: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status(Event):
+    """The container's status as somebody saw it.
+
+    label: why it was taken ("before pre-task", "after setup", "post-mortem", …).
+    by: inspect | observer. state: the engine's State object, or {"Status": …} alone when
+    the observer answered. error: the engine's words when it could not say.
+    """
+
+    kind: ClassVar[str] = "status"
+    label: str
+    container: str
+    by: str
+    state: dict[str, Any] | None
+    error: str | None = None
+    http: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exec(Event):
+    """An exec of ours. edge: request | created | started | answer.
+
+    label: setup | pre-task | … . Only `answer` has the rest: exit_code, the HTTP status
+    and text of a refusal, seconds since the request, the head and tail of its output.
+    timed_out: nobody answered before the deadline.
+    """
+
+    kind: ClassVar[str] = "exec"
+    label: str
+    container: str
+    edge: str
+    exec_id: str | None = None
+    exit_code: int | None = None
+    http: int | None = None
+    error: str | None = None
+    seconds: float | None = None
+    output: str = ""
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiCall(Event):
+    """Another request of ours to the engine (start, stop, restart, rm, …). edge: request | answer.
+
+    planned: it is meant to end the main process, so that this end is no death.
+    """
+
+    kind: ClassVar[str] = "api"
+    call: str
+    container: str
+    edge: str
+    planned: bool = False
+    http: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs(Event):
+    """The tail of the container's own log."""
+
+    kind: ClassVar[str] = "logs"
+    container: str
+    text: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLine(Event):
+    """A line of the harness host's own log (macOS: the virtualisation processes)."""
+
+    kind: ClassVar[str] = "host-log"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note(Event):
+    """Anything else worth keeping with the trial: what and its data. Never evidence."""
+
+    kind: ClassVar[str] = "note"
+    what: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+KINDS: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        Hello, SourceState, Gap, ClockReading, ClockJump, Pong, ClockLink, Cost, Refused,
+        TraceLine, ProcEvent, PidfdExit, KernelLine,
+        MainProcess, DeathSeen, CgroupSample, MountChange, NetworkChange, PostMortem,
+        MachineSample, DaemonLog, DaemonState, DockerEvent, Syscall,
+        Phase, ContainerRef, Status, Exec, ApiCall, Logs, HostLine, Note,
+    )
+}  # fmt: skip
+
+_FIELDS = {kind: frozenset(f.name for f in fields(cls)) for kind, cls in KINDS.items()}
+
+
+def encode(event: Event) -> str:
+    """One line, without its newline."""
+    body = {"kind": event.kind}
+    body.update((f.name, getattr(event, f.name)) for f in fields(event))
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode(line: str | bytes) -> Event | None:
+    """Read one line; None when it is not an event of this version.
+
+    Never raises. Unknown members are dropped (a newer probe may say more); an unknown
+    kind, a missing member or broken JSON is None, and the caller counts it as a gap.
+    """
+    try:
+        body = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict):
+        return None
+    cls = KINDS.get(body.get("kind"))  # type: ignore[arg-type]
+    if cls is None:
+        return None
+    known = _FIELDS[cls.kind]
+    try:
+        return cls(**{k: v for k, v in body.items() if k in known})
+    except TypeError:
+        return None
+
+
+def numbered(event: Event, n: int) -> Event:
+    """The same event with the number a verdict cites."""
+    return replace(event, n=n)

@@ -1,0 +1,105 @@
+"""Where containers run: a private engine (pen), somebody's engine (host), a VM.
+
+Rule: everything a machine makes carries its label and its lease, and `stop` leaves
+nothing behind whatever state `start` reached. A machine never decides anything
+about trials; it offers an engine, a way to run a command as root inside, and a
+place for the probe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from harness.process import Result
+
+LABEL = "deathbench"
+"""Prefix of every cgroup, loop file, network namespace, tracefs instance and container we make."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFacts:
+    """What a machine really is, read back from inside, recorded in the campaign.
+
+    Sizes in bytes. `effective` repeats the settings that were asked for with what the
+    machine really has; None where nobody asked.
+    """
+
+    kind: str
+    kernel: str
+    engine: str
+    api: str
+    cgroup: int
+    boot_id: str
+    effective: Mapping[str, float | int | None] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "kernel": self.kernel,
+            "engine": self.engine,
+            "api": self.api,
+            "cgroup": self.cgroup,
+            "boot_id": self.boot_id,
+            "effective": dict(self.effective),
+            "versions": dict(self.versions),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSite:
+    """How to run the probe beside the engine, and where it finds things there.
+
+    Attributes:
+        python: argv prefix after which "-c LOADER" runs Python as root in the machine's
+            initial namespaces, e.g. ("/usr/bin/python3",) or ("ssh", …, "sudo", "python3").
+        config: What the probe is told at its start (JSON-able):
+            docker_socket  path of the engine's socket as the probe sees it
+            cgroup         the machine's own cgroup below each hierarchy's root ("/deathbench-x"),
+                           "/" when the machine is a whole kernel
+            logs           {"dockerd": path, "containerd": path}, or {} with journal true
+            journal        read journald for docker and containerd
+            pidfiles       {"dockerd": path, "containerd": path}; kernel pids
+            roots          directories whose file systems matter, as the probe sees them
+            label          name stem of its tracefs instances
+    """
+
+    python: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+class Machine(Protocol):
+    """One machine. Not thread-safe; `start` and `stop` may be called again in that order."""
+
+    name: str
+    kind: str
+
+    def start(self) -> None:
+        """Bring it up and wait until its engine answers.
+
+        Raises:
+            EnvironmentInvalid: it does not come up before its deadline; the message has the
+                last lines of its own log. Nothing is left behind.
+        """
+
+    def stop(self) -> None:
+        """Take it down and remove everything it made. Safe to call at any time, twice too."""
+
+    @property
+    def docker_host(self) -> str:
+        """URL of the engine, e.g. "unix:///run/deathbench/p1/docker.sock"."""
+
+    def facts(self) -> MachineFacts:
+        """Read back what it really is. Needs a started machine."""
+
+    def probe_site(self) -> ProbeSite:
+        """Where and how the probe runs. Needs a started machine."""
+
+    def root(
+        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0
+    ) -> Result:
+        """Run a command as root inside the machine (its mount, PID and network namespaces)."""
