@@ -23,7 +23,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VERSION = 1
 """Of the wire format; Hello carries it, and a reader refuses a newer one."""
@@ -150,11 +154,40 @@ class Refused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceLine(Event):
-    """One line of a tracefs instance (A: deaths and signals, B: lineage), raw."""
+    """One line of a tracefs instance (A: deaths and signals, B: lineage), raw.
+
+    tgid: of the task that was running, where the tracer says it (the line has its thread).
+    """
 
     kind: ClassVar[str] = "trace"
     instance: str
     text: str
+    tgid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalSender(Event):
+    """Who sent a signal, as far as it could be seen while the sender was there.
+
+    pid is the sender's process; `to` the thread the signal went to, `container` that
+    thread's. home: the container the sender itself lived in. place: same-container |
+    other-container | engine (a daemon, or made by one) | host. ancestors: its maker, the
+    maker's maker, …: {pid, name, program, container}.
+    """
+
+    kind: ClassVar[str] = "sender"
+    pid: int
+    name: str
+    signal: int
+    to: int
+    container: str | None
+    place: str
+    home: str | None = None
+    cgroup: str | None = None
+    start: int | None = None
+    program: str | None = None
+    command: str | None = None
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,14 +482,55 @@ KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         Hello, SourceState, Gap, ClockReading, ClockJump, Pong, ClockLink, Cost, Refused,
-        TraceLine, ProcEvent, PidfdExit, KernelLine,
+        TraceLine, SignalSender, ProcEvent, PidfdExit, KernelLine,
         MainProcess, DeathSeen, CgroupSample, MountChange, NetworkChange, PostMortem,
         MachineSample, DaemonLog, DaemonState, DockerEvent, Syscall,
         Phase, ContainerRef, Status, Exec, ApiCall, Logs, HostLine, Note,
     )
 }  # fmt: skip
 
-_FIELDS = {kind: frozenset(f.name for f in fields(cls)) for kind, cls in KINDS.items()}
+
+
+def _is_int(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or type(value) is float
+
+
+def _is_str(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _check(hint: Any) -> Callable[[Any], bool]:
+    """A test for values of this annotation, as JSON brings them (no int is a bool)."""
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    options = get_args(hint)
+    if get_origin(hint) is UnionType:
+        tests = [_check(option) for option in options if option is not NoneType]
+        return lambda value: value is None or any(test(value) for test in tests)
+    if get_origin(hint) is list:
+        item = _check(options[0])
+        return lambda value: type(value) is list and all(map(item, value))
+    member = _check(options[1])  # JSON's keys are strings already
+    return lambda value: type(value) is dict and all(map(member, value.values()))
+
+
+_SCALARS: dict[Any, Callable[[Any], bool]] = {
+    int: _is_int, float: _is_number, str: _is_str, bool: _is_bool, Any: lambda value: True,
+}  # fmt: skip
+
+_CHECKS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    kind: {f.name: _check(hints[f.name]) for f in fields(cls)}
+    for kind, cls in KINDS.items()
+    for hints in (get_type_hints(cls),)
+}
 
 
 def encode(event: Event) -> str:
@@ -470,20 +544,26 @@ def decode(line: str | bytes) -> Event | None:
     """Read one line; None when it is not an event of this version.
 
     Never raises. Unknown members are dropped (a newer probe may say more); an unknown
-    kind, a missing member or broken JSON is None, and the caller counts it as a gap.
+    kind, a missing member, one of a wrong type or broken JSON is None, and the caller
+    counts it as a gap.
     """
     try:
         body = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(body, dict):
+    kind = body.pop("kind", None) if type(body) is dict else None
+    if type(kind) is not str or kind not in _CHECKS:
         return None
-    cls = KINDS.get(body.get("kind"))  # type: ignore[arg-type]
-    if cls is None:
-        return None
-    known = _FIELDS[cls.kind]
+    checks = _CHECKS[kind]
+    members = {}
+    for name, value in body.items():
+        check = checks.get(name)
+        if check is not None:
+            if not check(value):
+                return None
+            members[name] = value
     try:
-        return cls(**{k: v for k, v in body.items() if k in known})
+        return KINDS[kind](**members)
     except TypeError:
         return None
 
