@@ -114,10 +114,15 @@ class ClockJump(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pong(Event):
-    """Answer to a ping: harness time sent (as token), machine time here."""
+    """Answer to a ping (harness time sent, as token; machine time here) or to a flush.
+
+    what: ping | flush. A flush is answered when everything that was readable when it
+    arrived has been sent.
+    """
 
     kind: ClassVar[str] = "pong"
     token: int
+    what: str = "ping"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
