@@ -1,0 +1,142 @@
+"""dockerd, containerd and the shims: who they are, whether they run, when they end.
+
+Rule: a daemon is a kernel pid with a start time, found by name below the machine's own
+cgroup (a pid file inside a machine holds that machine's pid, which means nothing here).
+Its end is told by a pidfd at once; its raw wait status by the proc connector.
+"""
+
+import os
+import re
+import select
+
+from . import linux
+from .linux import boot
+
+NAMES = {"dockerd": "dockerd", "containerd": "containerd"}
+SHIM = "containerd-shim"
+_ID = re.compile(r"\0-id\0([0-9a-f]{64})\0")
+LOOK_EVERY = 1.0
+
+
+class Daemon:
+    __slots__ = ("container", "fd", "name", "pid", "start", "state", "status")
+
+    def __init__(self, name, pid, start, container):
+        self.name, self.pid, self.start, self.container = name, pid, start, container
+        self.fd = None
+        self.state = "alive"
+        self.status = None
+
+
+class Daemons:
+    def __init__(self, loop, out, base, lineage, drain):
+        """drain(): read the proc connector now, so that the status of an end is known."""
+        self.loop, self.out, self.base, self.lineage, self.drain = loop, out, base, lineage, drain
+        self.known = {}
+
+    def start(self):
+        self.look()
+        self.loop.every(LOOK_EVERY, self.check, "daemons")
+        self.out.source("daemons", "active")
+
+    def is_daemon(self, pid):
+        return pid in self.known
+
+    def ours(self, pid):
+        """Is this process of our machine?"""
+        if self.base == "/":
+            return True
+        paths = linux.cgroup_paths(pid) or {}
+        base = self.base.rstrip("/")
+        return any(path == base or path.startswith(base + "/") for path in paths.values())
+
+    def look(self):
+        """All daemons there are now."""
+        for pid in linux.pids():
+            if pid not in self.known:
+                name = linux.read_text("/proc/%d/comm" % pid)
+                if name is not None:
+                    self.consider(pid, name.strip())
+
+    def consider(self, pid, name):
+        """A process with a daemon's name: ours?"""
+        shim = name.startswith(SHIM)
+        if name not in NAMES and not shim:
+            return
+        seen = linux.stat(pid)
+        if seen is None or seen["state"] in "ZX" or not self.ours(pid):
+            return
+        container = None
+        if shim:
+            command = linux.read_text("/proc/%d/cmdline" % pid, 4096) or ""
+            match = _ID.search(command)
+            if match is None or "\0delete\0" in command or "\0start\0" in command:
+                return  # the helper that starts or removes a shim
+            container = match.group(1)
+        known = self.known.get(pid)
+        if known is not None and known.start == seen["start"]:
+            return
+        daemon = Daemon("shim" if shim else NAMES[name], pid, seen["start"], container)
+        self.known[pid] = daemon
+        try:
+            daemon.fd = linux.pidfd_open(pid)
+            self.loop.add(daemon.fd, select.EPOLLIN, lambda mask: self.ended(daemon), "daemons")
+        except OSError:
+            daemon.fd = None  # `check` will see it go
+        self.say(daemon)
+
+    def say(self, daemon):
+        now = boot()
+        self.out.emit("daemon", "daemons", now, now, daemon=daemon.name, pid=daemon.pid,
+                      start=daemon.start, state=daemon.state, container=daemon.container,
+                      status=daemon.status)
+
+    def executed(self, pid, name):
+        """Lineage saw a process become a program."""
+        if name in NAMES or name.startswith(SHIM):
+            self.consider(pid, name)
+
+    def exited(self, pid, status):
+        daemon = self.known.get(pid)
+        if daemon is not None and daemon.status is None:
+            daemon.status = status
+            return True
+        return daemon is not None
+
+    def ended(self, daemon):
+        self.close(daemon)
+        self.drain()
+        daemon.state = "gone"
+        if self.known.get(daemon.pid) is daemon:
+            del self.known[daemon.pid]
+        self.say(daemon)
+
+    def check(self):
+        """Every second: new ones, stopped ones, and gone ones that no pidfd watches."""
+        self.look()
+        for daemon in list(self.known.values()):
+            seen = linux.stat(daemon.pid)
+            if seen is None or seen["start"] != daemon.start or seen["state"] in "ZX":
+                if daemon.fd is None:
+                    self.ended(daemon)
+                continue
+            state = "stopped" if seen["state"] in "Tt" else "alive"
+            if state != daemon.state:
+                daemon.state = state
+                self.say(daemon)
+
+    def close(self, daemon):
+        if daemon.fd is not None:
+            self.loop.remove(daemon.fd)
+            os.close(daemon.fd)
+            daemon.fd = None
+
+    def resay(self):
+        """Who is there, again: for the head of a trial."""
+        for daemon in list(self.known.values()):
+            self.say(daemon)
+
+    def stop(self):
+        for daemon in self.known.values():
+            self.close(daemon)
+        self.known = {}

@@ -1,0 +1,203 @@
+"""Instance A: signals, victims and ends, at the moment they happen.
+
+Rule: this instance wakes us for every line, so only what is rare is enabled here:
+deadly signals by number (a filter by pid would hide killers from outside), OOM
+victims, exits of watched main processes, moves between cgroups. The first witness of a
+main process's end tells the death; the others are kept as witnesses.
+"""
+
+import re
+import select
+
+from . import tracefs
+from .lineage import container_of
+from .linux import boot
+from .out import Bucket
+
+# All that can end a process by default, without the ones that timers and runtimes send
+# by the thousand (ALRM, VTALRM, PROF, URG) and without CHLD. 19 and 18 freeze and thaw.
+SIGNALS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 18, 19, 24, 25, 31)
+SI_KERNEL = 128
+FILTER_ROOM = 4000  # a filter is one write of less than a page
+COLLATERAL = 10
+"""Lines sent of the SIGKILLs with which a dying pid namespace takes its processes along."""
+
+_SIGNAL = re.compile(
+    r"^sig=(?P<sig>\d+) errno=-?\d+ code=(?P<code>-?\d+) comm=(?P<comm>.*) pid=(?P<pid>\d+) "
+    r"grp=\d+ res=\d+$", re.S)
+_PID = re.compile(r"(?:^|.* )pid=(\d+)(?: |$)", re.S)
+_PATH = re.compile(r"(?:dst_)?path=(\S+)")
+
+
+class Deaths:
+    def __init__(self, loop, out, watch, lineage, senders, daemons):
+        self.loop, self.out, self.watch, self.lineage = loop, out, watch, lineage
+        self.senders, self.daemons = senders, daemons
+        self.instance = None
+        self.on_death = []
+        self.filtered = None
+        self.flood = Bucket(300, 3000)
+        self.collateral = {}
+        self.read_until = boot()
+        self.blind_pids = False
+        watch.on_mains = self.refilter
+        watch.on_pidfd = self.pidfd
+        watch.on_gone.append(lambda watched: self.collateral.pop(watched.id, None))
+
+    def start(self, root, name):
+        if root is None:
+            return
+        self.instance = tracefs.Instance(root, name, 1024)
+        wanted = "||".join("sig==%d" % number for number in SIGNALS)
+        on = {
+            "signal_generate": self.instance.enable("signal/signal_generate", wanted),
+            "mark_victim": self.instance.enable("oom/mark_victim"),
+            "sched_process_exit": self.instance.enable("sched/sched_process_exit", "pid==0"),
+            "cgroup_attach_task": self.instance.enable("cgroup/cgroup_attach_task"),
+            "cgroup_mkdir": self.instance.enable("cgroup/cgroup_mkdir"),
+        }
+        missing = sorted(event for event, there in on.items() if not there)
+        self.loop.add(self.instance.pipe, select.EPOLLIN, self.drain, "trace")
+        if missing:
+            self.out.source("trace", "partial", "no tracepoint " + ", ".join(missing))
+        else:
+            self.out.source("trace", "active")
+        if "cgroup_attach_task" in missing:
+            self.loop.every(0.005, self.look_for_new, "main")
+
+    def look_for_new(self):
+        """Without cgroup tracepoints: ask for the directories of those not yet found."""
+        for watched in list(self.watch.all.values()):
+            if watched.main is None or watched.main.dead:
+                path = watched.path or self.watch._look_for(watched.id)
+                if path is not None:
+                    self.watch.moved(watched.id, path)
+
+    def refilter(self):
+        """Let the exits of all living main processes through."""
+        if self.instance is None:
+            return
+        pids = sorted(p for p, w in self.watch.mains.items() if not w.main.dead)
+        text = "||".join("pid==%d" % pid for pid in pids) or "pid==0"
+        if len(text) > FILTER_ROOM:
+            # Too many for one filter: the rest are seen by pidfd and by instance B.
+            text = text[: text.rindex("||", 0, FILTER_ROOM)]
+            if not self.blind_pids:
+                self.blind_pids = True
+                self.out.source("trace", "partial", "more main processes than a filter holds")
+        if text != self.filtered:
+            self.instance.write("events/sched/sched_process_exit/filter", text)
+            self.filtered = text
+
+    def drain(self, mask=0):
+        if self.instance is None:
+            return
+        for line in self.instance.read(256 << 10):
+            self.take(line)
+        lost = self.instance.overruns()
+        now = boot()
+        if lost:
+            self.out.gap("trace", self.read_until, now, "the trace buffer overran", lost)
+        self.read_until = now
+
+    def take(self, line):
+        if line.event == "sched_process_exit":
+            self.exited(line)
+        elif line.event == "signal_generate":
+            self.signalled(line)
+        elif line.event == "mark_victim":
+            self.say(line)
+        elif line.event.startswith("cgroup_"):
+            self.moved(line)
+
+    def say(self, line):
+        self.out.emit("trace", "trace", line.t, instance="A", text=line.text, tgid=line.tgid)
+
+    # --- ends ---
+
+    def exited(self, line):
+        match = _PID.match(line.rest)
+        pid = int(match.group(1)) if match else line.tid
+        watched = self.watch.mains.get(pid)
+        if watched is None:
+            return
+        # The leader's thread may leave before the others: then the process lives on, and the
+        # pidfd will say when it ended. Kernels before 6.15 do not print group_dead.
+        if "group_dead=false" not in line.rest:
+            self.died(watched, watched.main, line.t, "trace")
+        self.say(line)
+
+    def pidfd(self, watched, main):
+        """The second witness; alone it is late, so the first one's time is asked for."""
+        t = boot()
+        self.watch.close_pidfd(main)
+        self.drain()
+        if not main.dead:
+            self.lineage.drain()
+            task = self.lineage.tasks.get(main.pid)
+            ended = task.ended if task is not None and task.ended else t
+            self.died(watched, main, ended, "pidfd")
+        self.out.emit("pidfd", "pidfd", t, t, pid=main.pid, container=watched.id)
+
+    def died(self, watched, main, t, by):
+        if main is None or main.dead:
+            return
+        main.dead = True
+        watched.deaths += 1
+        self.out.emit("death", "death", t, container=watched.id, pid=main.pid, by=by)
+        self.out.flush()
+        for callback in self.on_death:
+            callback(watched, main, t)
+
+    # --- signals ---
+
+    def signalled(self, line):
+        match = _SIGNAL.match(line.rest)
+        if match is None:
+            return
+        target, code = int(match.group("pid")), int(match.group("code"))
+        container = self.container_of(target)
+        if container not in self.watch.all and not self.daemons.is_daemon(target):
+            return
+        watched = self.watch.all.get(container)
+        is_main = watched is not None and watched.main is not None and watched.main.pid == target
+        if code == SI_KERNEL and watched is not None and not is_main:
+            count = self.collateral[container] = self.collateral.get(container, 0) + 1
+            if count > COLLATERAL and watched.main is not None and watched.main.dead:
+                self.out.drop("trace")
+                return
+        if not is_main and not self.flood.take():
+            self.out.drop("trace")
+            return
+        self.say(line)
+        if code != SI_KERNEL:
+            self.senders.say(line, target, int(match.group("sig")), container)
+
+    def container_of(self, pid):
+        watched = self.watch.mains.get(pid)
+        if watched is not None:
+            return watched.id
+        task = self.lineage.tasks.get(pid)
+        if task is not None and task.ended is None and task.container is not None:
+            return task.container
+        task = self.lineage.from_proc(pid) if task is None or task.container is None else task
+        return task.container if task is not None else None
+
+    # --- moves ---
+
+    def moved(self, line):
+        match = _PATH.search(line.rest)
+        container = container_of(match.group(1)) if match else None
+        if container is None:
+            return
+        if line.event == "cgroup_attach_task":
+            pid = _PID.match(line.rest)
+            if pid:
+                self.lineage.adopt(int(pid.group(1)), line.comm, container)
+        self.watch.moved(container, match.group(1))
+
+    def stop(self):
+        if self.instance is not None:
+            self.loop.remove(self.instance.pipe)
+            self.instance.remove()
+            self.instance = None

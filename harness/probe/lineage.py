@@ -1,0 +1,186 @@
+"""Who made whom: a bounded table of processes, their makers, programs and containers.
+
+Rule: the table learns from tracefs instance B in batches (nobody is woken for a fork),
+from one look at /proc at the start, and from cgroup moves. It answers who a sender was
+after the sender has gone, and which container a process belonged to. It forgets the
+oldest dead, never the living.
+"""
+
+import collections
+import re
+
+from . import linux, tracefs
+from .linux import boot
+
+BATCH = 0.02
+BUDGET = 512 << 10
+"""Bytes of trace text a batch may take; what is over waits in the kernel's buffer."""
+DEAD = 8192
+"""How many of the dead are remembered."""
+CLONE_THREAD = 0x10000
+CONTAINER = re.compile(r"(?:/|docker-)([0-9a-f]{64})(?=\.scope|/|$)")
+
+_NEWTASK = re.compile(r"^pid=(\d+) comm=(.*) clone_flags=([0-9a-f]+) oom_score_adj=", re.S)
+_FORK = re.compile(r"^comm=(.*) pid=(\d+) child_comm=(.*) child_pid=(\d+)$", re.S)
+_EXEC = re.compile(r"^filename=(.*) pid=(\d+) old_pid=(\d+)$", re.S)
+_EXIT = re.compile(r"^comm=(.*) pid=(\d+) prio=", re.S)
+
+
+def container_of(path):
+    """The last container id in a cgroup path, or None."""
+    found = CONTAINER.findall(path)
+    return found[-1] if found else None
+
+
+class Task:
+    """One process. maker is the process that forked it, not who adopted it later."""
+
+    __slots__ = ("born", "container", "ended", "maker", "name", "pid", "program", "start")
+
+    def __init__(self, pid, maker, name, container=None, born=None, start=None):
+        self.pid, self.maker, self.name = pid, maker, name
+        self.container, self.born, self.start = container, born, start
+        self.program = None
+        self.ended = None
+
+
+class Lineage:
+    def __init__(self, loop, out, on_task):
+        """on_task(what, task, line): what is fork | exec | exit."""
+        self.loop, self.out, self.on_task = loop, out, on_task
+        self.tasks = {}
+        self.dead = collections.deque()
+        self.instance = None
+        self.forks = None
+        self.read_until = boot()
+        self.count = 0
+
+    def start(self, root, name):
+        """Instance B; without tracefs the table still has what /proc says."""
+        if root is None:
+            self.out.source("lineage", "partial", "no tracefs: only what /proc shows when asked")
+        else:
+            self.instance = tracefs.Instance(root, name, 4096)
+            # A new thread is no new process: task_newtask can leave them out, fork cannot.
+            if self.instance.enable("task/task_newtask", "!(clone_flags & %d)" % CLONE_THREAD):
+                self.forks = "task_newtask"
+            elif self.instance.enable("sched/sched_process_fork"):
+                self.forks = "sched_process_fork"
+            execs = self.instance.enable("sched/sched_process_exec")
+            exits = self.instance.enable("sched/sched_process_exit")
+            if self.forks and execs and exits:
+                self.out.source("lineage", "active")
+            else:
+                self.out.source("lineage", "partial", "a tracepoint is missing: fork %s, exec %s, exit %s"
+                                % (self.forks, execs, exits))
+            self.loop.every(BATCH, self.drain, "lineage")
+        self.look()
+
+    def look(self):
+        """Everybody who is here already."""
+        for pid in linux.pids():
+            if pid not in self.tasks:
+                self.from_proc(pid)
+
+    def from_proc(self, pid):
+        """A process the table does not know, read from /proc; None when it is gone."""
+        seen = linux.stat(pid)
+        if seen is None:
+            return None
+        container = None
+        for path in (linux.cgroup_paths(pid) or {}).values():
+            container = container or container_of(path)
+        task = Task(pid, seen["ppid"], seen["name"], container, start=seen["start"])
+        self.tasks[pid] = task
+        return task
+
+    def get(self, pid):
+        """The task with this pid (the latest that had it), or None."""
+        return self.tasks.get(pid) or self.from_proc(pid)
+
+    def adopt(self, pid, name, container):
+        """A cgroup move says: this process is the container's."""
+        task = self.tasks.get(pid)
+        if task is None:
+            task = self.tasks[pid] = Task(pid, None, name)
+        task.container = container
+
+    def ancestors(self, pid, most=10):
+        """The maker, its maker and so on: [{pid, name, program, container}]."""
+        chain, seen = [], {pid}
+        task = self.get(pid)
+        while task is not None and task.maker and task.maker not in seen and len(chain) < most:
+            seen.add(task.maker)
+            task = self.get(task.maker)
+            if task is not None:
+                chain.append({"pid": task.pid, "name": task.name, "program": task.program,
+                              "container": task.container})
+        return chain
+
+    def drain(self, budget=BUDGET):
+        if self.instance is None:
+            return
+        for line in self.instance.read(budget):
+            self.take(line)
+        lost = self.instance.overruns()
+        now = boot()
+        if lost:
+            self.out.gap("lineage", self.read_until, now, "the trace buffer overran", lost)
+        self.read_until = now
+
+    def take(self, line):
+        self.count += 1
+        if line.event == "sched_process_exit":
+            match = _EXIT.match(line.rest)
+            pid = int(match.group(2)) if match else line.tid
+            task = self.tasks.get(pid)
+            if task is None or task.ended is not None:
+                return
+            task.ended = line.t
+            task.name = line.comm
+            self.dead.append(task)
+            if len(self.dead) > DEAD:
+                old = self.dead.popleft()
+                if self.tasks.get(old.pid) is old:
+                    del self.tasks[old.pid]
+            self.on_task("exit", task, line)
+        elif line.event == "sched_process_exec":
+            match = _EXEC.match(line.rest)
+            if match:
+                task = self.tasks.get(int(match.group(2)))
+                if task is None:
+                    task = self.tasks[int(match.group(2))] = Task(int(match.group(2)), None, "")
+                task.program = match.group(1)[:200]
+                task.name = line.comm
+                self.on_task("exec", task, line)
+        else:
+            self.born(line)
+
+    def born(self, line):
+        if line.event == "task_newtask":
+            match = _NEWTASK.match(line.rest)
+            child = int(match.group(1)) if match else None
+            name = match.group(2) if match else ""
+        else:
+            match = _FORK.match(line.rest)
+            child = int(match.group(4)) if match else None
+            name = match.group(3) if match else ""
+        if child is None:
+            return
+        maker = line.tgid or line.tid
+        parent = self.tasks.get(maker) or self.tasks.get(line.tid)
+        if line.event == "sched_process_fork" and parent is None:
+            parent = self.from_proc(maker)
+        known = self.tasks.get(child)
+        container = parent.container if parent else None
+        if known is not None and known.ended is None and known.born is None and known.maker is None:
+            # The cgroup move of this process was read (at once) before its birth (in a batch).
+            container = known.container or container
+        task = Task(child, maker, name, container, born=line.t)
+        self.tasks[child] = task
+        self.on_task("fork", task, line)
+
+    def stop(self):
+        if self.instance is not None:
+            self.instance.remove()
+            self.instance = None

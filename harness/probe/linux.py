@@ -1,0 +1,138 @@
+"""System calls that Python 3.8 does not offer, and small reads of /proc.
+
+Rule: nothing here decides; a call raises OSError, a reader of /proc answers None for
+a process that is gone.
+"""
+
+import ctypes
+import os
+import time
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWNS = 0x20000
+MS_REC, MS_SLAVE = 0x4000, 0x80000
+MNT_DETACH = 2
+SYS_PIDFD_OPEN = 434  # the same number on every architecture (added after the unification)
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+PR_SET_NAME = 15
+
+
+def boot():
+    """Nanoseconds of CLOCK_BOOTTIME."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _check(result, what):
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, "%s: %s" % (what, os.strerror(code)))
+    return result
+
+
+def private_mounts():
+    """A mount namespace of our own: the host's mounts still arrive, ours never leave."""
+    _check(LIBC.unshare(CLONE_NEWNS), "unshare")
+    _check(LIBC.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None), "mount")
+
+
+def mount(source, target, kind):
+    _check(
+        LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(0), None),
+        "mount %s on %s" % (kind, target),
+    )
+
+
+def pidfd_open(pid):
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    return _check(LIBC.syscall(SYS_PIDFD_OPEN, pid, 0), "pidfd_open")
+
+
+def set_name(name):
+    LIBC.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def lock_memory():
+    """Keep our own pages: an observer of memory pressure must not wait for the disk."""
+    _check(LIBC.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), "mlockall")
+
+
+def read_text(path, limit=65536):
+    """A file's text (at most `limit` bytes of it), or None when it cannot be read."""
+    try:
+        return read_raw(path, limit).decode("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def read_raw(path, limit=65536):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, limit)
+        # Files of /proc come in pages; most end with the first read.
+        while data and len(data) < limit:
+            more = os.read(fd, limit - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def stat(pid):
+    """{name, state, ppid, start, threads, rss, status} of a process, or None.
+
+    start in ticks since boot, rss in pages, status the raw wait status (0 while alive).
+    The name may hold parentheses and spaces: the last ")" ends it.
+    """
+    text = read_text("/proc/%d/stat" % pid)
+    if not text:
+        return None
+    try:
+        left, right = text.rsplit(")", 1)
+        rest = right.split()
+        return {
+            "name": left.split("(", 1)[1],
+            "state": rest[0],
+            "ppid": int(rest[1]),
+            "threads": int(rest[17]),
+            "start": int(rest[19]),
+            "rss": int(rest[21]),
+            "status": int(rest[49]) if len(rest) > 49 else None,
+        }
+    except (IndexError, ValueError):
+        return None
+
+
+def status_fields(pid):
+    """{"Name", "Tgid", "PPid", "NSpid", …} of a process or thread, or None."""
+    text = read_text("/proc/%d/status" % pid)
+    if not text:
+        return None
+    found = {}
+    for line in text.split("\n"):
+        key, colon, value = line.partition(":")
+        if colon:
+            found[key] = value.strip()
+    return found
+
+
+def cgroup_paths(pid):
+    """{controller: path} of a process; the unified hierarchy's controller is "". Or None."""
+    text = read_text("/proc/%d/cgroup" % pid)
+    if not text:
+        return None
+    found = {}
+    for line in text.splitlines():
+        parts = line.split(":", 2)
+        if len(parts) == 3:
+            for controller in parts[1].split(","):
+                found[controller.replace("name=", "")] = parts[2]
+    return found
+
+
+def pids():
+    """Every process there is."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]

@@ -1,0 +1,83 @@
+"""The machine as a whole: memory, load, processes, disks, pressure.
+
+Rule: a number here explains a death, it never decides one. Disks are asked by the
+helper thread, because a file system can hang.
+"""
+
+import os
+
+from . import linux
+from .linux import boot
+
+MEMORY = frozenset(["MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapTotal",
+                    "SwapFree", "Dirty", "Slab", "SUnreclaim", "Committed_AS", "Shmem"])
+PRESSURE = ("memory", "cpu", "io")
+
+
+class Machine:
+    def __init__(self, loop, out, roots):
+        self.loop, self.out = loop, out
+        self.roots = list(roots)
+        self.disks = {}
+        self.asking = False
+        self.psi = os.path.exists("/proc/pressure/memory")
+
+    def start(self, hz):
+        try:
+            linux.read_raw("/proc/pressure/memory")
+        except OSError as error:
+            self.psi = False
+            self.out.source("pressure", "unsupported", "no PSI support: %s" % error.strerror)
+        else:
+            self.out.source("pressure", "active")
+        self.out.source("machine", "active")
+        self.disks = self.ask_disks()
+        self.say()
+        # Five times slower than cgroups: the machine's memory is also its own cgroup's.
+        self.loop.every(max(0.2, 5.0 / hz), self.say, "machine")
+        self.loop.every(1.0, self.refresh_disks, "machine")
+
+    def ask_disks(self):
+        """statvfs of every root and /."""
+        found = {}
+        for place in ["/"] + self.roots:
+            try:
+                seen = os.statvfs(place)
+            except OSError:
+                continue
+            found[place] = {"total": seen.f_blocks * seen.f_frsize,
+                            "free": seen.f_bavail * seen.f_frsize,
+                            "inodes": seen.f_files, "inodes_free": seen.f_favail}
+        return found
+
+    def refresh_disks(self):
+        if self.asking:
+            return  # it hangs: the last answer stays, and shows its age by not changing
+        self.asking = True
+
+        def done(found):
+            self.asking = False
+            self.disks = found
+
+        self.loop.aside(self.ask_disks, done, "machine")
+
+    def say(self):
+        memory = {}
+        for line in (linux.read_text("/proc/meminfo") or "").splitlines():
+            key, _, value = line.partition(":")
+            if key in MEMORY:
+                memory[key] = int(value.split()[0]) * 1024
+        load = (linux.read_text("/proc/loadavg") or "").split()
+        pressure = {}
+        if self.psi:
+            for what in PRESSURE:
+                text = linux.read_text("/proc/pressure/" + what)
+                if text:
+                    pressure[what] = text.rstrip("\n")
+        try:
+            processes = len(linux.pids())
+        except OSError:
+            processes = None
+        self.out.emit("machine", "machine", boot(), memory=memory,
+                      load=[float(x) for x in load[:3]], processes=processes,
+                      disks=self.disks, pressure=pressure)

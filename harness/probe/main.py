@@ -1,0 +1,336 @@
+"""The probe's beginning and end: builds the sources, takes commands, leaves cleanly.
+
+Rule: the end of standard input is the order to leave, whoever's death caused it; what
+was made in the kernel (tracing instances) is removed on every way out but SIGKILL, and
+then by the next start. Commands are JSON lines: watch, unwatch, snapshot, flush, ping,
+monitors, docker, stop.
+"""
+
+import json
+import os
+import platform
+import resource
+import select
+import signal
+import sys
+
+from . import linux, tracefs
+from .cgroups import Hierarchies
+from .clocks import Clocks
+from .connector import Connector
+from .daemons import Daemons
+from .deaths import Deaths
+from .docker import Events
+from .kernel import KernelLog
+from .kernelclock import KernelClock
+from .lineage import Lineage
+from .linux import boot
+from .logs import Logs
+from .loop import Loop
+from .machine import Machine
+from .namespaces import Namespaces
+from .out import Bucket, Out
+from .postmortem import PostMortem
+from .senders import Senders
+from .syscalls import Syscalls
+from .watch import Watch
+
+VERSION = 1
+NAME = "deathbench-prob"
+IDS = frozenset("0123456789abcdef")
+
+
+class Probe:
+    """config: see harness.machine.ProbeSite, with monitors (off | light | full) and hz."""
+
+    def __init__(self, config):
+        self.config = config
+        self.monitors = config.get("monitors", "light")
+        self.hz = min(100.0, max(1.0, float(config.get("hz", 10))))
+        self.base = config.get("cgroup") or "/"
+        self.label = config.get("label") or "deathbench"
+        self.out = Out(1)
+        self.loop = Loop(self.out)
+        self.input = b""
+        self.everything = self.base != "/"
+        self.proc = Bucket(200, 1000)
+        self.tracing = None
+        self.build()
+
+    def build(self):
+        loop, out = self.loop, self.out
+        self.clock_source = KernelClock()
+        self.clocks = Clocks(out, self.clock_source.offset)
+        self.hierarchies = Hierarchies()
+        self.lineage = Lineage(loop, out, self.task)
+        self.watch = Watch(loop, out, self.hierarchies, self.lineage, self.base)
+        self.connector = Connector(loop, out, self.clocks, self.exited)
+        self.daemons = Daemons(loop, out, self.base, self.lineage, self.connector.drain)
+        self.senders = Senders(out, self.lineage)
+        self.senders.daemons = self.daemons
+        self.deaths = Deaths(loop, out, self.watch, self.lineage, self.senders, self.daemons)
+        self.kernel = KernelLog(loop, out, self.clocks)
+        self.docker = Events(loop, out, self.clocks, self.config.get("docker_socket"), self.wanted)
+        self.logs = Logs(loop, out, self.clocks)
+        self.machine = Machine(loop, out, self.config.get("roots") or [])
+        self.namespaces = Namespaces(loop, out, self.watch)
+        self.postmortem = PostMortem(loop, out, self.watch, self.lineage, self.kernel,
+                                     self.connector, self.machine, self.base)
+        self.syscalls = Syscalls(loop, out, self.daemons)
+        self.deaths.on_death = [self.postmortem.died, self.namespaces.died]
+
+    # --- beginning ---
+
+    def start(self):
+        self.out.emit("hello", "probe", boot(), version=VERSION, boot_id=self.boot_id(),
+                      kernel=platform.release(), python=platform.python_version(),
+                      cgroup=self.hierarchies.version, hz=os.sysconf("SC_CLK_TCK"),
+                      monitors=self.monitors, pid=os.getpid())
+        if self.monitors != "off":
+            self.start_watching()
+        else:
+            self.out.source("trace", "unsupported", "monitors are off")
+        self.clocks.read()
+        self.loop.every(1.0, self.clocks.read, "clock")
+        self.docker.start()
+        self.loop.add(0, select.EPOLLIN, self.commands, "commands")
+
+    def start_watching(self):
+        try:
+            self.tracing = tracefs.find()
+            tracefs.remove_stale(self.tracing, self.label)
+        except OSError as error:
+            self.out.source("trace", "unsupported", "no tracefs: %s" % error.strerror)
+            self.tracing = None
+        stem = "%s-%d" % (self.label, os.getpid())
+        for what, begin in (
+            ("clock", lambda: self.clock_source.start(self.tracing, stem + "-k")),
+            ("trace", lambda: self.deaths.start(self.tracing, stem + "-a")),
+            ("lineage", lambda: self.lineage.start(self.tracing, stem + "-b")),
+            ("proc", self.connector.start),
+            ("kernel", self.kernel.start),
+            ("daemons", self.daemons.start),
+            ("daemon-log", lambda: self.logs.start(self.config.get("logs") or {},
+                                                   self.config.get("journal"))),
+            ("machine", lambda: self.machine.start(self.hz)),
+            ("mounts", self.namespaces.start),
+        ):
+            try:
+                begin()
+            except Exception as error:
+                self.out.source(what, "unsupported", "%s: %s" % (type(error).__name__, error))
+        self.loop.every(1.0 / self.hz, self.watch.sample, "cgroup")
+        self.out.source("cgroup", "active" if self.hierarchies.mounts else "unsupported",
+                        "" if self.hierarchies.mounts else "no control groups are mounted")
+        if self.monitors == "full":
+            self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
+
+    def boot_id(self):
+        return (linux.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
+
+    # --- what sources tell each other ---
+
+    def wanted(self, said, container):
+        """Which of the engine's events go out."""
+        if self.everything or said.get("Type") == "daemon":
+            return True
+        return container in self.watch.all
+
+    def task(self, what, task, line):
+        """Lineage read a fork, exec or exit."""
+        if what == "exec":
+            self.daemons.executed(task.pid, line.comm)
+            self.syscalls.executed(task.pid, line.comm)
+        watched = self.watch.all.get(task.container)
+        if watched is not None:
+            # Kept, not sent: only a death makes the last of them worth reading.
+            watched.ring.append({"kind": "trace", "source": "lineage", "t": line.t, "instance": "B",
+                                 "text": line.text, "tgid": line.tgid})
+
+    def exited(self, pid, status, fields, t):
+        """The proc connector read an end."""
+        daemon = self.daemons.exited(pid, status)
+        watched = self.watch.mains.get(pid)
+        if watched is not None or daemon:
+            self.out.emit("proc", "proc", t, **fields)
+            return
+        task = self.lineage.tasks.get(pid)
+        watched = self.watch.all.get(task.container) if task is not None else None
+        if watched is None:
+            return
+        fields["name"] = task.name
+        if status and self.proc.take():
+            self.out.emit("proc", "proc", t, **fields)
+        else:
+            # A child that ends well is told with the death, if one comes.
+            watched.ring.append(dict(fields, kind="proc", source="proc", t=t))
+
+    # --- commands ---
+
+    def commands(self, mask):
+        try:
+            data = os.read(0, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self.loop.stop()
+            return
+        *lines, self.input = (self.input + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                self.command(line)
+
+    def command(self, line):
+        try:
+            said = json.loads(line)
+            do = getattr(self, "do_" + str(said["do"]).replace("-", "_"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.refuse(line[:200].decode("utf-8", "replace"), "not a command")
+            return
+        try:
+            do(said)
+        except (KeyError, ValueError, TypeError) as error:
+            self.refuse(str(said.get("do")), "%s: %s" % (type(error).__name__, error))
+
+    def refuse(self, command, why):
+        self.out.emit("refused", "probe", boot(), command=command, why=why)
+
+    def do_watch(self, said):
+        container = said["container"]
+        if len(container) != 64 or not set(container) <= IDS:
+            raise ValueError("a container id has 64 hexadecimal digits: %r" % container[:80])
+        if self.monitors != "off":
+            self.deaths.drain()
+        self.watch.add(container, said.get("role", "subject"))
+
+    def do_unwatch(self, said):
+        self.deaths.drain()
+        self.watch.remove(said["container"])
+
+    def do_docker(self, said):
+        """Send events of all containers, or of the watched alone."""
+        self.everything = bool(said["all"])
+
+    def do_ping(self, said):
+        now = boot()
+        self.out.emit("pong", "probe", now, now, token=said["token"])
+
+    def do_flush(self, said):
+        """Everything that was there to be read when this arrived has been sent before the answer."""
+        self.drain_all()
+        self.out.emit("pong", "probe", boot(), token=said["token"], what="flush")
+
+    def do_snapshot(self, said):
+        """Everything known about a container now, whole; without one, of the machine."""
+        if self.monitors == "off":
+            return
+        self.drain_all()
+        watched = self.watch.all.get(said.get("container"))
+        for group in watched.groups if watched is not None else list(self.watch.ancestors.values()):
+            group.say(self.out, full=True)
+        if watched is not None:
+            self.namespaces.snapshot(watched)
+        self.machine.say()
+        self.daemons.resay()
+        self.clocks.read()
+
+    def do_monitors(self, said):
+        """light <-> full while running; off is decided at the start."""
+        level = said["level"]
+        if level not in ("light", "full") or self.monitors == "off":
+            raise ValueError("monitors can change between light and full, not %s to %s"
+                             % (self.monitors, level))
+        if level == "full" and self.monitors != "full":
+            self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
+        elif level == "light":
+            self.syscalls.stop()
+        self.monitors = level
+
+    def do_cost(self, said):
+        self.cost()
+
+    def do_stop(self, said):
+        self.loop.stop()
+
+    def drain_all(self):
+        self.deaths.drain()
+        self.lineage.drain()
+        self.connector.drain()
+        self.kernel.drain()
+        self.docker.drain()
+        self.logs.read()
+
+    # --- end ---
+
+    def cost(self):
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.out.emit("cost", "probe", boot(),
+                      cpu=used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime,
+                      rss=used.ru_maxrss * 1024, events=self.out.counts, dropped=self.out.dropped)
+
+    def leave(self):
+        """Remove what we made, whatever is broken."""
+        try:
+            if not self.out.broken:
+                self.drain_all()
+                if self.monitors != "off":
+                    self.clocks.read()
+                self.cost()
+        finally:
+            for part in (self.syscalls, self.deaths, self.lineage, self.clock_source, self.connector,
+                         self.kernel, self.docker, self.logs, self.watch, self.daemons):
+                try:
+                    part.stop()
+                except Exception as error:
+                    self.out.source("probe", "partial", "leaving: %s" % error)
+            os.set_blocking(1, True)
+            self.out.flush()
+
+
+def prepare():
+    """Make ourselves a good observer: own mounts, first in line, not swapped out, not chosen."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    linux.set_name(NAME)
+    sys.setswitchinterval(0.0005)
+    steps = (
+        linux.private_mounts,
+        # Before everybody else, so that a busy machine does not delay what it is asked about.
+        lambda: os.setpriority(os.PRIO_PROCESS, 0, -15),
+        lambda: _write("/proc/self/oom_score_adj", "-1000"),
+        linux.lock_memory,
+    )
+    problems = []
+    for step in steps:
+        try:
+            step()
+        except OSError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def main(config):
+    if config.get("mode") == "clean":
+        linux.private_mounts()
+        gone = tracefs.remove_stale(tracefs.find(), config["label"])
+        print(json.dumps({"removed": gone}))
+        return
+    problems = prepare()
+    probe = Probe(config)
+    signal.signal(signal.SIGTERM, lambda number, frame: probe.loop.stop())
+    os.set_blocking(0, False)
+    try:
+        probe.start()
+        if problems:
+            probe.out.source("probe", "partial", "; ".join(problems))
+        else:
+            probe.out.source("probe", "active")
+        probe.loop.run()
+    finally:
+        probe.leave()

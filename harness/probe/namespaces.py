@@ -1,0 +1,177 @@
+"""Mounts and network interfaces of a watched container, as they come and go.
+
+Rule: read through /proc from outside, never by entering the namespace. The kernel says
+when a mount table changed (poll); interfaces are compared twice a second. What runc
+itself builds before the container's own program runs is not news: the first table is
+the one the program starts with, or the last one seen before its death.
+"""
+
+import os
+import select
+
+from . import linux
+from .linux import boot
+
+SETTLE = 0.02
+NETWORK_EVERY = 0.5
+
+
+class Space:
+    """What is known of one main process's namespaces."""
+
+    __slots__ = ("due", "fd", "mounts", "net", "network", "said")
+
+    def __init__(self):
+        self.fd = None
+        self.mounts = None
+        self.network = None
+        self.net = True
+        self.said = False
+        self.due = False
+
+
+def interfaces(pid):
+    """Names of interfaces and routes in a process's network namespace, or None."""
+    text = linux.read_text("/proc/%d/net/dev" % pid)
+    if text is None:
+        return None
+    found = [line.partition(":")[0].strip() for line in text.splitlines()[2:]]
+    for line in (linux.read_text("/proc/%d/net/route" % pid) or "").splitlines()[1:]:
+        parts = line.split()
+        if len(parts) > 7:
+            found.append("route %s/%s via %s dev %s" % (parts[1], parts[7], parts[2], parts[0]))
+    return found
+
+
+def difference(old, new):
+    """(added, removed) keeping order."""
+    before, after = set(old or ()), set(new)
+    return [x for x in new if x not in before], [x for x in old or () if x not in after]
+
+
+class Namespaces:
+    def __init__(self, loop, out, watch):
+        self.loop, self.out, self.watch = loop, out, watch
+        self.spaces = {}
+        try:
+            self.own = os.readlink("/proc/self/ns/net")
+        except OSError:
+            self.own = None
+        watch.on_found.append(self.found)
+        watch.on_gone.append(self.gone)
+
+    def start(self):
+        self.loop.every(NETWORK_EVERY, self.look, "network")
+        self.out.source("mounts", "active")
+        self.out.source("network", "active")
+
+    def found(self, watched):
+        self.gone(watched)
+        space = self.spaces[watched.id] = Space()
+        try:
+            space.fd = os.open("/proc/%d/mountinfo" % watched.main.pid, os.O_RDONLY | os.O_CLOEXEC)
+            self.loop.add(space.fd, select.EPOLLPRI, lambda mask: self.changed(watched), "mounts")
+        except OSError:
+            space.fd = None
+        try:
+            space.net = os.readlink("/proc/%d/ns/net" % watched.main.pid) != self.own
+        except OSError:
+            space.net = False
+        self.changed(watched)
+
+    def changed(self, watched):
+        """Not at once: a remount is several steps."""
+        space = self.spaces.get(watched.id)
+        if space is not None and not space.due:
+            space.due = True
+            self.loop.after(SETTLE, lambda: self.settle(watched), "mounts")
+
+    def settle(self, watched):
+        space = self.spaces.get(watched.id)
+        if space is None or watched.main is None:
+            return
+        space.due = False
+        seen = linux.stat(watched.main.pid)
+        early = seen is not None and seen["name"].startswith("runc:[")
+        if early:
+            self.read(watched, space, say=False)
+            self.changed(watched)
+        else:
+            self.read(watched, space, say=True)
+
+    def read(self, watched, space, say):
+        if space.fd is None:
+            return
+        try:
+            parts, offset = [], 0
+            while True:
+                data = os.pread(space.fd, 65536, offset)
+                if not data:
+                    break
+                parts.append(data)
+                offset += len(data)
+            lines = b"".join(parts).decode("utf-8", "replace").splitlines()
+        except OSError:
+            lines = None
+        if lines:
+            # Before it is said, the table is only remembered: added must be whole.
+            old = space.mounts if space.said else None
+            space.mounts = lines
+            if say:
+                added, removed = difference(old, lines)
+                if added or removed:
+                    self.out.emit("mounts", "mounts", boot(), container=watched.id,
+                                  added=added, removed=removed)
+                space.said = True
+        if say:
+            self.network(watched, space)
+
+    def network(self, watched, space):
+        if not space.net or watched.main is None:
+            return
+        found = interfaces(watched.main.pid)
+        if found is None:
+            return
+        added, removed = difference(space.network, found)
+        space.network = found
+        if added or removed:
+            self.out.emit("network", "network", boot(), container=watched.id,
+                          added=added, removed=removed)
+
+    def look(self):
+        for container, space in list(self.spaces.items()):
+            watched = self.watch.all.get(container)
+            if watched is None or watched.main is None or watched.main.dead:
+                continue
+            if space.said:
+                self.network(watched, space)
+
+    def died(self, watched, main, t):
+        """What was remembered and never said belongs to the history of a short life."""
+        space = self.spaces.get(watched.id)
+        if space is None:
+            return
+        if not space.said and space.mounts:
+            space.said = True
+            self.out.emit("mounts", "mounts", boot(), container=watched.id,
+                          added=space.mounts, removed=[])
+        self.release(space)
+
+    def snapshot(self, watched):
+        """Everything again, for the head of a trial."""
+        space = self.spaces.get(watched.id)
+        if space is None or watched.main is None or watched.main.dead:
+            return
+        space.said, space.network = False, None
+        self.read(watched, space, say=True)
+
+    def release(self, space):
+        if space.fd is not None:
+            self.loop.remove(space.fd)
+            os.close(space.fd)
+            space.fd = None
+
+    def gone(self, watched):
+        space = self.spaces.pop(watched.id, None)
+        if space is not None:
+            self.release(space)

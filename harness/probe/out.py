@@ -1,0 +1,101 @@
+"""The way out: JSON lines to one file descriptor, never blocking, never growing.
+
+Rule: what cannot be sent is dropped by rank (samples first, deaths last) and counted;
+a reader that was too slow for us is a gap once it reads again.
+"""
+
+import json
+import os
+
+from .linux import boot
+
+SOFT = 4 << 20
+"""Bytes waiting from which on what repeats itself (samples, log lines) is dropped."""
+HARD = 24 << 20
+"""Bytes waiting from which on everything is dropped."""
+
+_REPEATS = frozenset(["cgroup", "machine", "daemon-log", "kernel", "syscall", "proc", "docker"])
+
+
+class Bucket:
+    """At most `rate` a second over time, `burst` at once."""
+
+    def __init__(self, rate, burst):
+        self.rate, self.burst = rate, burst
+        self.level, self.at = float(burst), boot()
+
+    def take(self):
+        now = boot()
+        self.level = min(self.burst, self.level + (now - self.at) * self.rate / 1e9)
+        self.at = now
+        if self.level < 1:
+            return False
+        self.level -= 1
+        return True
+
+
+class Out:
+    """Everything the probe says goes through `emit`."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.waiting = []
+        self.size = 0
+        self.counts = {}
+        self.dropped = {}
+        self.blind_since = None
+        self.blind_lost = 0
+        self.broken = False
+        self.want_write = lambda on: None
+        os.set_blocking(fd, False)
+
+    def emit(self, kind, source, t, seen=None, **fields):
+        """One event; t and seen in ns of boottime."""
+        if self.size > HARD or (self.size > SOFT and kind in _REPEATS):
+            self.drop(source)
+            self.blind_lost += 1
+            if self.blind_since is None:
+                self.blind_since = boot()
+            return
+        body = {"kind": kind, "t": t, "seen": boot() if seen is None else seen, "source": source}
+        body.update(fields)
+        line = json.dumps(body, separators=(",", ":")).encode("ascii") + b"\n"
+        self.waiting.append(line)
+        self.size += len(line)
+        self.counts[source] = self.counts.get(source, 0) + 1
+
+    def drop(self, source, number=1):
+        """Count what was seen and deliberately not sent."""
+        self.dropped[source] = self.dropped.get(source, 0) + number
+
+    def source(self, name, state, why=""):
+        now = boot()
+        self.emit("source", name, now, now, name=name, state=state, why=why)
+
+    def gap(self, name, begin, end, why, lost=None):
+        now = boot()
+        self.emit("gap", name, now, now, name=name, begin=begin, end=end, why=why, lost=lost)
+
+    def flush(self):
+        """Write what the pipe takes; the rest waits for the loop to say it is writable."""
+        while self.waiting and not self.broken:
+            chunk = b"".join(self.waiting[:256])
+            try:
+                sent = os.write(self.fd, chunk)
+            except BlockingIOError:
+                self.want_write(True)
+                return
+            except OSError:
+                self.broken = True
+                return
+            del self.waiting[:256]
+            self.size -= sent
+            if sent < len(chunk):
+                self.waiting.insert(0, chunk[sent:])
+                self.want_write(True)
+                return
+        self.want_write(False)
+        if self.blind_since is not None:
+            begin, lost = self.blind_since, self.blind_lost
+            self.blind_since, self.blind_lost = None, 0
+            self.gap("link", begin, boot(), "the harness read too slowly", lost)

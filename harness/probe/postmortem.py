@@ -1,0 +1,99 @@
+"""The first step of the post-mortem: what is gone in fifty milliseconds, at once.
+
+Rule: the dying container's control groups come first (their directory is removed within
+~50 ms); what belongs to the whole machine comes after all deaths that are waiting, and
+is shared by deaths that fall together. Nothing here may block: disks are the last
+sample's.
+"""
+
+from . import linux
+from .linux import boot
+
+SHARE = 100_000_000
+PROCESSES = 400
+
+
+class PostMortem:
+    def __init__(self, loop, out, watch, lineage, kernel, connector, machine, base):
+        self.loop, self.out, self.watch = loop, out, watch
+        self.lineage, self.kernel, self.connector = lineage, kernel, connector
+        self.machine, self.base = machine, base
+        self.pending = []
+        self.last = (0, {}, "")
+
+    def died(self, watched, main, t):
+        """At once: the groups' files and what is left of the process."""
+        seen = boot()
+        files, unreadable = {}, {}
+        for group in watched.groups:
+            found, absent = group.sample(full=True)
+            for name, text in found.items():
+                files["cgroup:%s/%s" % (group.path, name)] = text
+            if group.scope == "container":
+                for name, why in absent.items():
+                    unreadable["cgroup:%s/%s" % (group.path, name)] = why
+        for name in ("stat", "status"):
+            path = "/proc/%d/%s" % (main.pid, name)
+            text = linux.read_text(path)
+            if text is None:
+                unreadable[path] = "the process is gone"
+            else:
+                files[path] = text
+        self.out.emit("postmortem", "postmortem", seen, container=watched.id,
+                      files=files, unreadable=unreadable)
+        self.out.flush()
+        if not self.pending:
+            self.loop.after(0.001, self.second, "postmortem")
+        self.pending.append(watched)
+
+    def second(self):
+        """A moment later: what its own processes did last, the kernel's words, the machine."""
+        pending, self.pending = self.pending, []
+        self.lineage.drain()
+        self.connector.drain()
+        self.kernel.drain()
+        for watched in pending:
+            ring, count = list(watched.ring), len(watched.ring)
+            watched.ring.clear()
+            for fields in ring[-count:]:
+                self.out.emit(**fields)
+            now = boot()
+            at, files, of = self.last
+            if now - at > SHARE:
+                files, of = self.whole(), watched.id
+                self.last = (now, files, of)
+            shown = dict(files) if of == watched.id else {"same as": of}
+            self.out.emit("postmortem", "postmortem", now, container=watched.id, files=shown)
+
+    def whole(self):
+        """The machine at this moment."""
+        files = {}
+        for path in ("/proc/meminfo", "/proc/loadavg", "/proc/pressure/memory",
+                     "/proc/pressure/cpu", "/proc/pressure/io"):
+            text = linux.read_text(path)
+            if text is not None:
+                files[path] = text
+        files["processes"] = self.processes()
+        files["kernel log"] = "\n".join(self.kernel.recent)
+        files["disks"] = "\n".join(
+            "%s total=%d free=%d inodes=%d inodes_free=%d"
+            % (place, d["total"], d["free"], d["inodes"], d["inodes_free"])
+            for place, d in sorted(self.machine.disks.items())
+        )
+        return files
+
+    def processes(self):
+        """pid ppid state threads rss-pages container name; the largest come first."""
+        rows = []
+        for pid in linux.pids():
+            seen = linux.stat(pid)
+            if seen is None or seen["ppid"] == 2:
+                continue  # kernel threads
+            task = self.lineage.tasks.get(pid)
+            rows.append((seen["rss"], pid, seen, (task.container if task else None) or "-"))
+        rows.sort(key=lambda row: -row[0])
+        return "\n".join(
+            "%d %d %s %d %d %s %s" % (pid, seen["ppid"], seen["state"], seen["threads"], rss,
+                                      container[:12], seen["name"])
+            for rss, pid, seen, container in rows[:PROCESSES]
+        )

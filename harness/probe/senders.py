@@ -1,0 +1,62 @@
+"""Who sent a signal: identity, home and descent, taken while there is something to take.
+
+Rule: /proc is asked at once (a killer may be gone in a millisecond), then the lineage
+table. The place is a fact about cgroups and descent, not a judgement: `same-container`,
+`other-container`, `engine` (dockerd, containerd, a shim, or made by one of them) or
+`host`.
+"""
+
+import collections
+
+from . import linux
+from .lineage import container_of
+from .linux import boot
+
+KEEP = 512
+
+
+class Senders:
+    def __init__(self, out, lineage):
+        self.out, self.lineage = out, lineage
+        self.daemons = None
+        self.said = collections.OrderedDict()
+
+    def say(self, line, target, signal, container):
+        """One event a sender, target and signal; a second one is the trace line alone."""
+        pid = line.tgid or line.tid
+        key = (pid, target, signal)
+        if key in self.said and line.t - self.said[key] < 1_000_000_000:
+            return
+        self.said[key] = line.t
+        if len(self.said) > KEEP:
+            self.said.popitem(last=False)
+        seen = linux.stat(pid)
+        paths = linux.cgroup_paths(pid) or {}
+        command = linux.read_text("/proc/%d/cmdline" % pid, 1024) if seen else None
+        # Its birth may still be in the batch that is not read yet.
+        self.lineage.drain()
+        task = self.lineage.tasks.get(pid)
+        home = None
+        for path in paths.values():
+            home = home or container_of(path)
+        if home is None and task is not None:
+            home = task.container
+        ancestors = self.lineage.ancestors(pid)
+        self.out.emit(
+            "sender", "sender", line.t, boot(),
+            pid=pid, name=line.comm, signal=signal, to=target, container=container,
+            home=home, place=self.place(pid, home, container, ancestors),
+            cgroup=paths.get("memory", paths.get("", paths.get("pids"))),
+            start=seen["start"] if seen else (task.start if task else None),
+            program=task.program if task else None,
+            command=command.replace("\0", " ").strip() if command else None,
+            ancestors=ancestors,
+        )
+
+    def place(self, pid, home, container, ancestors):
+        if home is not None:
+            return "same-container" if home == container else "other-container"
+        for one in [pid] + [ancestor["pid"] for ancestor in ancestors]:
+            if self.daemons is not None and self.daemons.is_daemon(one):
+                return "engine"
+        return "host"

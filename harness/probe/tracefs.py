@@ -1,0 +1,170 @@
+"""Instances of the kernel's tracer: found, made, read, removed.
+
+Rule: an instance's name carries the pid of its probe, so that whoever comes later can
+tell a dead probe's instance from a living one's. The host's own tracer (the top
+instance) is never touched, and a tracefs that was mounted nowhere is mounted where only
+we see it.
+"""
+
+import errno
+import os
+import re
+
+from . import linux
+
+PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+
+# "   comm-pid   (  tgid) [cpu] flags  secs.usecs: event: fields"; the name is whatever its
+# owner chose, blanks, dashes and line feeds included.
+LINE = re.compile(
+    r"^ *(?P<comm>.{0,16}?)-(?P<tid>\d+) +(?P<column>\( *(?P<tgid>[\d-]+)\) +)?\[\d+\] \S+ +"
+    r"(?P<sec>\d+)\.(?P<usec>\d{6}): (?P<event>\w+): (?P<rest>.*)$",
+    re.S,
+)
+LOST = re.compile(r"^CPU:(\d+) \[LOST (\d+) EVENTS\]")
+
+
+def find():
+    """Path of a tracefs; mounts one (in our own mount namespace) where there is none.
+
+    Raises:
+        OSError: this kernel has none, or we may not.
+    """
+    for place in PLACES:
+        if os.path.isdir(place + "/instances"):
+            return place
+    linux.mount("tracefs", PLACES[0], "tracefs")
+    return PLACES[0]
+
+
+def stale(root, prefix):
+    """Names of instances beginning with prefix whose probe is gone."""
+    found = []
+    for name in os.listdir(root + "/instances"):
+        match = re.match(re.escape(prefix) + r".*-(\d+)-\w+$", name)
+        if match and (linux.stat(int(match.group(1))) or {}).get("name") != "deathbench-prob":
+            found.append(name)
+    return found
+
+
+def remove_stale(root, prefix):
+    """Remove them; the names of those that went."""
+    gone = []
+    for name in stale(root, prefix):
+        try:
+            os.rmdir(root + "/instances/" + name)
+            gone.append(name)
+        except OSError:
+            continue  # somebody reads it: not ours to take
+    return gone
+
+
+class Line:
+    """One parsed line; text is the raw one without the tgid column."""
+
+    __slots__ = ("comm", "event", "rest", "t", "text", "tgid", "tid")
+
+    def __init__(self, match, text):
+        self.comm = match.group("comm")
+        self.tid = int(match.group("tid"))
+        tgid = match.group("tgid")
+        self.tgid = int(tgid) if tgid and tgid.isdigit() else None
+        self.t = int(match.group("sec")) * 1_000_000_000 + int(match.group("usec")) * 1000
+        self.event = match.group("event")
+        self.rest = match.group("rest")
+        column = match.group("column")
+        self.text = text.replace(column, "", 1) if column else text
+
+
+class Instance:
+    """One tracing instance with its own ring buffer, clock boottime."""
+
+    def __init__(self, root, name, kib, clock="boot"):
+        self.path = "%s/instances/%s" % (root, name)
+        os.mkdir(self.path)
+        self.pipe = None
+        self.rest = ""
+        self.lost = 0
+        try:
+            self.write("trace_clock", clock)
+            self.write("buffer_size_kb", str(kib))
+            for file, text in (("buffer_percent", "0"), ("options/record-tgid", "1"),
+                               ("options/overwrite", "1")):
+                try:
+                    self.write(file, text)
+                except OSError:
+                    continue  # older kernels lack it and behave so anyway
+            self.pipe = os.open(self.path + "/trace_pipe",
+                                os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self.remove()
+            raise
+
+    def write(self, file, text):
+        fd = os.open(self.path + "/" + file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def enable(self, event, filtered=None):
+        """True when the event exists and is on."""
+        try:
+            if filtered is not None:
+                self.write("events/%s/filter" % event, filtered)
+            self.write("events/%s/enable" % event, "1")
+            return True
+        except OSError:
+            return False
+
+    def read(self, budget):
+        """Lines there are now, at most about `budget` bytes of them. Never blocks."""
+        lines = []
+        while budget > 0:
+            try:
+                data = os.read(self.pipe, 65536)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.EINTR:
+                    continue
+                raise
+            if not data:
+                break
+            budget -= len(data)
+            text = self.rest + data.decode("utf-8", "replace")
+            pieces = text.split("\n")
+            self.rest = pieces.pop()
+            held = None
+            for piece in pieces:
+                match = LINE.match(piece)
+                if match is None:
+                    lost = LOST.match(piece)
+                    if lost:
+                        self.lost += int(lost.group(2))
+                    elif held is not None or piece.lstrip():
+                        # A process name with a line feed in it broke the line in two.
+                        held = piece if held is None else held + "\n" + piece
+                        match = LINE.match(held)
+                        if match:
+                            lines.append(Line(match, held))
+                            held = None
+                    continue
+                held = None
+                lines.append(Line(match, piece))
+        return lines
+
+    def overruns(self):
+        """Events lost since the last call: seen in the pipe, not yet told."""
+        lost, self.lost = self.lost, 0
+        return lost
+
+    def remove(self):
+        if self.pipe is not None:
+            os.close(self.pipe)
+            self.pipe = None
+        try:
+            os.rmdir(self.path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise

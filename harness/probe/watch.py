@@ -1,0 +1,239 @@
+"""The watched containers: their main processes, their groups, their ends.
+
+Rule: a container is announced before it is started, so that its main process is known
+before it runs: runc's init waits for the start in the container's cgroup for tens of
+milliseconds. A main process is a pid with a start time and is the first process of its
+pid namespace; a container that shares a pid namespace has the shim's child instead.
+"""
+
+import collections
+import os
+import select
+
+from . import linux
+from .cgroups import Group
+from .lineage import container_of
+from .linux import boot
+
+FIND_EVERY = 0.002
+FIND_SLOWLY = 0.05
+FIND_FOR = 5_000_000_000
+"""How long after the last cgroup move the search is quick."""
+RING = 200
+"""How many records of a container's own processes are kept for its death."""
+
+
+class Main:
+    """One main process. nspids from the outermost namespace in."""
+
+    __slots__ = ("dead", "fd", "name", "nspids", "pid", "shim", "start")
+
+    def __init__(self, pid, start, nspids, name, shim):
+        self.pid, self.start, self.nspids, self.name, self.shim = pid, start, nspids, name, shim
+        self.fd = None
+        self.dead = False
+
+
+class Watched:
+    def __init__(self, container, role):
+        self.id, self.role = container, role
+        self.main = None
+        self.path = None
+        self.groups = []
+        self.ring = collections.deque(maxlen=RING)
+        self.search_until = 0
+        self.searching = False
+        self.deaths = 0
+
+
+class Watch:
+    def __init__(self, loop, out, hierarchies, lineage, base):
+        self.loop, self.out, self.hierarchies = loop, out, hierarchies
+        self.lineage, self.base = lineage, base
+        self.all = {}
+        self.mains = {}
+        self.ancestors = {}
+        self.on_found = []
+        self.on_gone = []
+        self.on_pidfd = None
+        self.on_mains = lambda: None
+        self.pidfd_works = True
+
+    # --- the list ---
+
+    def add(self, container, role):
+        if container in self.all:
+            return
+        watched = self.all[container] = Watched(container, role)
+        path = self._look_for(container)
+        if path is not None:
+            self.moved(container, path)
+
+    def remove(self, container):
+        watched = self.all.pop(container, None)
+        if watched is None:
+            return
+        if watched.main is not None:
+            self._forget_main(watched)
+            self.on_mains()
+        self._close_groups(watched)
+        for callback in self.on_gone:
+            callback(watched)
+
+    def _look_for(self, container):
+        """The path of a container that has a group already, or None: a few likely places."""
+        mount = self.hierarchies.mounts.get(self.hierarchies.main())
+        if mount is None:
+            return None
+        base = self.base.rstrip("/")
+        for parent in ("/docker", "/system.slice", "", "/machine.slice"):
+            for name in (container, "docker-%s.scope" % container):
+                path = "%s%s/%s" % (base, parent, name)
+                if os.path.isdir(mount + path):
+                    return path
+        for root, directories, _ in os.walk(mount + base):
+            if root.count("/") - mount.count("/") > 5:
+                directories[:] = []
+            for name in directories:
+                if container in name:
+                    return root[len(mount):] + "/" + name
+        return None
+
+    # --- the main process ---
+
+    def moved(self, container, path):
+        """A process joined (or a directory was made for) this container's group."""
+        watched = self.all.get(container)
+        if watched is None or container_of(path) != container:
+            return
+        if watched.path is None or len(path) < len(watched.path) or not watched.groups:
+            watched.path = path[: path.index(container) + len(container)]
+            if path.startswith(watched.path + ".scope"):
+                watched.path += ".scope"
+        watched.search_until = boot() + FIND_FOR
+        if watched.main is None or watched.main.dead:
+            self._search(watched)
+
+    def _search(self, watched):
+        if watched.searching:
+            return
+        watched.searching = True
+        self._try(watched)
+
+    def _try(self, watched):
+        if self.all.get(watched.id) is not watched or self._find(watched):
+            watched.searching = False
+            return
+        if boot() > watched.search_until and not self.hierarchies.members(watched.path):
+            watched.searching = False
+            return
+        wait = FIND_EVERY if boot() < watched.search_until else FIND_SLOWLY
+        self.loop.after(wait, lambda: self._try(watched), "main")
+
+    def _find(self, watched):
+        best = None
+        for pid in self.hierarchies.members(watched.path):
+            fields = linux.status_fields(pid)
+            seen = linux.stat(pid)
+            if not fields or not seen or seen["state"] in "ZX":
+                continue
+            nspids = [int(word) for word in fields.get("NSpid", "").split()]
+            parent = linux.stat(seen["ppid"])
+            by_shim = bool(parent) and parent["name"].startswith("containerd-shim")
+            first = len(nspids) > 1 and nspids[-1] == 1
+            settled = by_shim and not seen["name"].startswith("runc:[")
+            if not first and not settled and not (by_shim and seen["name"] == "runc:[2:INIT]"):
+                continue
+            rank = (not first, seen["start"], pid)
+            if best is None or rank < best[0]:
+                best = (rank, pid, seen, nspids)
+        if best is None:
+            return False
+        _, pid, seen, nspids = best
+        if watched.main is not None and (watched.main.pid, watched.main.start) == (pid, seen["start"]):
+            return not watched.main.dead
+        self._found(watched, Main(pid, seen["start"], nspids or [pid], seen["name"], seen["ppid"]))
+        return True
+
+    def _found(self, watched, main):
+        now = boot()
+        self._forget_main(watched)
+        watched.main = main
+        self.mains[main.pid] = watched
+        self.lineage.adopt(main.pid, main.name, watched.id)
+        if self.pidfd_works:
+            try:
+                main.fd = linux.pidfd_open(main.pid)
+                self.loop.add(main.fd, select.EPOLLIN,
+                              lambda mask: self.on_pidfd(watched, main), "pidfd")
+            except ProcessLookupError:
+                main.fd = None
+            except OSError as error:
+                self.pidfd_works = False
+                self.out.source("pidfd", "unsupported", error.strerror or str(error))
+        self._open_groups(watched, linux.cgroup_paths(main.pid))
+        own = watched.groups[0] if watched.groups else None
+        self.out.emit("main", "main", now, container=watched.id, pid=main.pid, start=main.start,
+                      nspids=main.nspids, cgroup=own.path if own else watched.path,
+                      inode=own.inode() if own else None, name=main.name)
+        self.on_mains()
+        for group in watched.groups:
+            group.say(self.out, full=True)
+        for callback in self.on_found:
+            callback(watched)
+
+    def _forget_main(self, watched):
+        main = watched.main
+        if main is None:
+            return
+        if self.mains.get(main.pid) is watched:
+            del self.mains[main.pid]
+        self.close_pidfd(main)
+        watched.main = None
+
+    def close_pidfd(self, main):
+        if main.fd is not None:
+            self.loop.remove(main.fd)
+            os.close(main.fd)
+            main.fd = None
+
+    # --- the groups ---
+
+    def _open_groups(self, watched, paths):
+        self._close_groups(watched)
+        own = (paths or {}).get(self.hierarchies.main(), watched.path)
+        if container_of(own) != watched.id:
+            own = watched.path
+        watched.groups = [Group(self.hierarchies, watched.id, "container", own, paths)]
+        parts = own.strip("/").split("/")[:-1]
+        for depth in range(len(parts), 0, -1):
+            path = "/" + "/".join(parts[:depth])
+            group = self.ancestors.get(path)
+            if group is None:
+                scope = "machine" if path == self.base.rstrip("/") else "ancestor"
+                group = self.ancestors[path] = Group(self.hierarchies, None, scope, path)
+            group.users += 1
+            watched.groups.append(group)
+
+    def _close_groups(self, watched):
+        for group in watched.groups:
+            if group.scope == "container":
+                group.close()
+                continue
+            group.users -= 1
+            if group.users == 0:
+                group.close()
+                self.ancestors.pop(group.path, None)
+        watched.groups = []
+
+    def sample(self):
+        """At every tick: what changed, in each container and each ancestor once."""
+        for watched in list(self.all.values()):
+            if watched.groups and watched.main is not None and not watched.main.dead:
+                watched.groups[0].say(self.out)
+        for group in list(self.ancestors.values()):
+            group.say(self.out)
+
+    def stop(self):
+        for container in list(self.all):
+            self.remove(container)
