@@ -1,0 +1,214 @@
+"""Every verb as an invoke task: names, arguments, help, and nothing else.
+
+Rule: this module imports invoke and nothing heavy; a verb's own module is imported when
+the verb is called. An error that we raise on purpose is printed whole, as text or as
+the `error` member of a JSON document, and its exit code is the verb's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json as jsonlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Exit, task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from invoke import Context
+
+_JSON = "one JSON document on stdout, nothing else there"
+_OVERRIDE = "override a key: -o container.memory=64MiB,128MiB (again for more)"
+_CAMPAIGN = "a directory, a name below results/, or nothing for the latest"
+
+
+def _call(verb: str, *, json: bool, arguments: dict[str, Any]) -> None:
+    """Import the verb's module, call its main, turn what comes into an exit code."""
+    from harness.errors import DeathbenchError, ExitCode
+
+    try:
+        module = importlib.import_module(f"harness.verbs.{verb}")
+        code = int(module.main(json=json, **arguments))
+    except DeathbenchError as error:
+        code = int(error.exit_code)
+        if json:
+            document = {"format": f"deathbench.{verb}/1", "exit": code, "error": error.document()}
+            print(jsonlib.dumps(document))
+        else:
+            print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # `… | head` has read enough. Python would complain once more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    if code:
+        raise Exit(code=code)
+
+
+_TASKS: list[Any] = []
+
+
+def _verb(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """An invoke task that carries its help and joins the catalogue."""
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def quiet(c: Context, **arguments: Any) -> None:
+            function(c, **arguments)
+
+        made = task(**options)(quiet)
+        _TASKS.append(made)
+        return made
+
+    return wrap
+
+
+@_verb(
+    positional=["matrix"],
+    iterable=["o"],
+    help={
+        "matrix": "a matrix file",
+        "o": _OVERRIDE,
+        "plan": "print trials, machine restarts, time and disk; run nothing",
+        "resume": "go on with an unfinished campaign (its name, or 'latest')",
+        "seed": "of every random choice; printed, so that a sweep can be repeated",
+        "jobs": "machines side by side",
+        "budget": "stop after this long, e.g. 2h",
+        "until-deaths": "stop a cell after so many deaths",
+        "keep-dead": "leave the first dead container and its machine, with the commands to look at it",
+        "monitors": "off, light or full",
+        "json": _JSON,
+    },
+)
+def sweep(
+    c: Context,
+    matrix: str = "",
+    o: list[str] = [],  # noqa: B006 - invoke reads the kind of an argument from its default
+    plan: bool = False,
+    resume: str = "",
+    seed: str = "",
+    jobs: int = 1,
+    budget: str = "",
+    until_deaths: int = 0,
+    keep_dead: bool = False,
+    monitors: str = "",
+    json: bool = False,
+) -> None:
+    """Plan, run, judge, tabulate: the main job."""
+    _call(
+        "sweep",
+        json=json,
+        arguments={
+            "matrix": matrix, "overrides": o, "plan": plan, "resume": resume, "seed": seed,
+            "jobs": jobs, "budget": budget, "until_deaths": until_deaths,
+            "keep_dead": keep_dead, "monitors": monitors,
+        },
+    )  # fmt: skip
+
+
+@_verb(
+    positional=["experiment"],
+    iterable=["o"],
+    help={
+        "experiment": "an experiment file",
+        "trials": "how many",
+        "o": _OVERRIDE,
+        "seed": "of every random choice",
+        "keep-dead": "leave the first dead container and its machine, with the commands to look at it",
+        "monitors": "off, light or full",
+        "json": _JSON,
+    },
+)
+def run(
+    c: Context,
+    experiment: str = "",
+    trials: int = 5,
+    o: list[str] = [],  # noqa: B006
+    seed: str = "",
+    keep_dead: bool = False,
+    monitors: str = "",
+    json: bool = False,
+) -> None:
+    """One experiment, N trials, no matrix."""
+    _call(
+        "run",
+        json=json,
+        arguments={
+            "experiment": experiment, "trials": trials, "overrides": o, "seed": seed,
+            "keep_dead": keep_dead, "monitors": monitors,
+        },
+    )  # fmt: skip
+
+
+@_verb(positional=["campaign"], help={"campaign": _CAMPAIGN, "json": _JSON})
+def judge(c: Context, campaign: str = "", json: bool = False) -> None:
+    """Attribute again from the stored events; no Docker needed."""
+    _call("judge", json=json, arguments={"campaign": campaign})
+
+
+@_verb(positional=["campaign"], help={"campaign": _CAMPAIGN, "json": _JSON})
+def table(c: Context, campaign: str = "", json: bool = False) -> None:
+    """The table of a stored campaign."""
+    _call("table", json=json, arguments={"campaign": campaign})
+
+
+@_verb(
+    positional=["trial"],
+    help={"trial": "CELL/N of the latest campaign, or CAMPAIGN:CELL/N", "json": _JSON},
+)
+def show(c: Context, trial: str = "", json: bool = False) -> None:
+    """One trial in words: what it came to, why, and the events that say so."""
+    _call("show", json=json, arguments={"trial": trial})
+
+
+@_verb(positional=["files"], help={"files": "experiments and matrices, comma-separated", "json": _JSON})
+def validate(c: Context, files: str = "", json: bool = False) -> None:
+    """Read files and report every problem; run nothing."""
+    _call("validate", json=json, arguments={"files": [f for f in files.split(",") if f]})
+
+
+@_verb(positional=["noun"], help={"noun": "experiment or matrix"})
+def schema(c: Context, noun: str = "experiment") -> None:
+    """JSON Schema of the files, for editors."""
+    _call("schema", json=False, arguments={"noun": noun})
+
+
+@_verb(positional=["name"], help={"name": "of the experiment", "json": _JSON})
+def new(c: Context, name: str = "", json: bool = False) -> None:
+    """A first experiment and its matrix, commented, in the current folder."""
+    _call("new", json=json, arguments={"name": name})
+
+
+@_verb(help={"dry": "say what would be removed", "json": _JSON})
+def clean(c: Context, dry: bool = False, json: bool = False) -> None:
+    """Remove what killed runs left behind; living sweeps are spared."""
+    _call("clean", json=json, arguments={"dry": dry})
+
+
+@_verb(help={"fix": "mend what can be mended", "json": _JSON})
+def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
+    """Which machines are to be had here, what the probe will see, what spoils results."""
+    _call("doctor", json=json, arguments={"fix": fix})
+
+
+@_verb(help={"fast": "only what needs no engine", "k": "as pytest -k"})
+def test(c: Context, fast: bool = False, k: str = "") -> None:
+    """All tests: fast ones, and real ones on an engine that they start themselves."""
+    _call("test", json=False, arguments={"fast": fast, "k": k})
+
+
+@_verb()
+def check(c: Context) -> None:
+    """ruff, mypy --strict, fast tests, doctests and the import order, in seconds."""
+    _call("check", json=False, arguments={})
+
+
+def collection() -> Collection:
+    """All of them, for tasks.py and for the installed program."""
+    return Collection(*_TASKS)

@@ -1,0 +1,16 @@
+"""What every test shares: real ones last, and only where they can run."""
+
+import os
+import sys
+
+import pytest
+
+
+def pytest_collection_modifyitems(config, items):
+    """Fast tests first; a slip is known before the first engine starts."""
+    items.sort(key=lambda item: ("vm" in item.keywords) * 2 + ("real" in item.keywords))
+    if sys.platform != "linux" or os.geteuid() != 0:
+        skip = pytest.mark.skip(reason="needs Linux and root for an engine of its own")
+        for item in items:
+            if "real" in item.keywords or "vm" in item.keywords:
+                item.add_marker(skip)
