@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness import LABEL
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from harness.process import Result
 
-LABEL = "deathbench"
-"""Prefix of every cgroup, loop file, network namespace, tracefs instance and container we make."""
+__all__ = ["LABEL", "Machine", "MachineFacts", "ProbeSite"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
