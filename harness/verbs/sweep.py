@@ -1,0 +1,293 @@
+"""`sweep`: plan, run, judge, tabulate."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import platform
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+from harness import clock, matrix, process, scale, spec, units
+from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
+from harness.machine import choose
+from harness.report.progress import Progress
+from harness.scale import Ended, Options
+from harness.store import Campaign
+from harness.verbs.plan import print_plan
+from harness.verbs.table import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from harness.model.experiment import TrialSpec
+    from harness.scale import Ending
+    from harness.spec import Loaded
+
+MONITORS = ("off", "light", "full")
+
+
+def main(
+    matrix: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    plan: bool = False,
+    resume: str | bool = "",
+    seed: str = "",
+    jobs: int = 1,
+    budget: str = "",
+    until_deaths: int = 0,
+    keep_dead: bool = False,
+    monitors: str = "",
+    json: bool = False,
+) -> int:
+    """Run a matrix from the command line; the exit code says what the table says."""
+    chosen = options(
+        monitors=monitors, jobs=jobs, budget=budget, until_deaths=until_deaths, keep_dead=keep_dead
+    )
+    if resume:
+        campaign, loaded, number = _unfinished(matrix, resume, overrides)
+        chosen.monitors = monitors or str(campaign.meta().get("monitors") or chosen.monitors)
+    else:
+        loaded = spec.load_matrix(find(matrix, "matrix"), overrides)
+        number = seed_of(seed, loaded)
+        campaign = None
+    for change in loaded.changes:
+        print(f"changed: {change}", file=sys.stderr)
+    return execute(loaded, number, chosen, campaign=campaign, plan=plan, monitors=monitors, json=json)
+
+
+def execute(
+    loaded: Loaded,
+    seed: int,
+    options: Options,
+    *,
+    campaign: Campaign | None = None,
+    plan: bool = False,
+    monitors: str = "",
+    json: bool = False,
+) -> int:
+    """What `sweep` and `run` share: from checked nouns to a printed table."""
+    options.monitors = monitors or options.monitors or loaded.matrix.monitors
+    if options.budget is None:
+        options.budget = loaded.matrix.budget
+    specs = matrix.plan(loaded, seed)
+    if plan:
+        return print_plan(loaded, specs, seed, json=json)
+    if campaign is None:
+        # A machine that can not be had is said before anything is written.
+        for one in _machines(specs):
+            choose.check(one)
+        campaign = Campaign.create(loaded.matrix.name, frozen(loaded, seed, options))
+    progress = Progress(quiet=json)
+    print(f"campaign {campaign.name}, seed {seed}: {campaign.path}", file=sys.stderr)
+    progress.begin(sum(not s.warm_up for s in specs), done=_done(campaign))
+    try:
+        ending = scale.run(campaign, specs, progress=progress, options=options)
+    finally:
+        progress.end()
+    campaign.update_meta(ended=clock.utc().isoformat(), ending=ending.how.value, why=ending.why)
+    code = print_table(campaign, json=json)
+    return _conclude(campaign, ending, code)
+
+
+def _machines(specs: Sequence[TrialSpec]) -> list[Any]:
+    found: list[Any] = []
+    for one in specs:
+        if one.machine not in found:
+            found.append(one.machine)
+    return found
+
+
+def _done(campaign: Campaign) -> int:
+    return sum(not t.get("warm_up") for t in campaign.trials())
+
+
+def _conclude(campaign: Campaign, ending: Ending, code: int) -> int:
+    """Say how it ended; an end that is not the plan's own has its own exit code."""
+    again = f"./inv sweep --resume {campaign.name}"
+    match ending.how:
+        case Ended.INTERRUPTED:
+            print(f"interrupted ({ending.why}); go on with: {again}", file=sys.stderr)
+            return int(ExitCode.INTERRUPTED)
+        case Ended.ENVIRONMENT:
+            print(f"stopped: {ending.why}\ngo on with: {again}", file=sys.stderr)
+            return int(ExitCode.ENVIRONMENT)
+        case Ended.BUDGET:
+            print(f"stopped: {ending.why}; go on with: {again}", file=sys.stderr)
+            for line in ending.kept:
+                print(f"    {line}", file=sys.stderr)
+            return code
+        case Ended.COMPLETE:
+            return code
+
+
+# --- arguments -------------------------------------------------------------------------
+
+
+def find(path: str, noun: str) -> Path:
+    """The file the user means: from the current folder, else from the project's.
+
+    Raises:
+        BadInput: none was named, or there is none.
+    """
+    root = Path(os.environ.get("DEATHBENCH_ROOT", "."))
+    folder = root / ("matrix" if noun == "matrix" else "experiments")
+    if not path:
+        there = sorted(p.name for p in folder.glob("*.yaml"))
+        raise BadInput(
+            [
+                Problem(
+                    "command line",
+                    f"no {noun} file",
+                    "nothing says what to run",
+                    f"name one, e.g. {folder.name}/{there[0]}" if there else f"name a {noun} file",
+                )
+            ],
+            about="the command line",
+        )
+    for candidate in (Path(path), root / path):
+        if candidate.is_file():
+            return candidate
+    return Path(path)  # the loader says what is wrong with it
+
+
+def options(
+    *,
+    monitors: str = "",
+    jobs: int = 1,
+    budget: str = "",
+    until_deaths: int = 0,
+    keep_dead: bool = False,
+) -> Options:
+    """What the command line says, checked."""
+    problems = []
+
+    def wrong(what: str, why: str, fix: str) -> None:
+        problems.append(Problem("command line", what, why, fix))
+
+    if monitors and monitors not in MONITORS:
+        wrong(f"--monitors {monitors}", "no such level", "off, light or full")
+    if jobs < 1:
+        wrong(f"--jobs {jobs}", "nothing would run", "--jobs 1 or more")
+    if until_deaths < 0:
+        wrong(f"--until-deaths {until_deaths}", "no cell has fewer than no deaths", "1 or more")
+    seconds = None
+    if budget:
+        try:
+            seconds = units.parse_seconds(budget)
+        except ValueError as error:
+            wrong(f"--budget {budget}", str(error), "--budget 2h")
+    if problems:
+        raise BadInput(problems, about="the command line")
+    return Options(
+        monitors=monitors,
+        jobs=jobs,
+        budget=seconds,
+        until_deaths=until_deaths or None,
+        keep_dead=keep_dead,
+    )
+
+
+def seed_of(given: str, loaded: Loaded) -> int:
+    """As given, else the matrix's own, else a fresh one."""
+    if not given:
+        ordered = loaded.matrix.order.seed
+        return secrets.randbelow(1 << 32) if ordered is None else ordered
+    try:
+        return int(given)
+    except ValueError:
+        problem = Problem("command line", f"--seed {given}", "not a whole number", "--seed 7")
+        raise BadInput([problem], about="the command line") from None
+
+
+# --- what is frozen, and going on with it ---------------------------------------------------
+
+
+def frozen(loaded: Loaded, seed: int, options: Options) -> dict[str, Any]:
+    """What campaign.yaml needs so that anybody can repeat or resume the campaign."""
+    return {
+        "seed": seed,
+        "monitors": options.monitors,
+        "started": clock.utc().isoformat(),
+        "versions": {"deathbench": harness.__version__, "python": platform.python_version()},
+        "host": {
+            "system": platform.system(),
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+        },
+        "git": _git(Path(loaded.main).parent),
+        "changes": [str(c) for c in loaded.changes],
+        "frozen": loaded.frozen(),
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout the matrix stands in; None outside of one."""
+    head = process.run(("git", "-C", str(folder), "rev-parse", "HEAD"), deadline=5)
+    if not head.ok:
+        return None
+    changed = process.run(("git", "-C", str(folder), "status", "--porcelain"), deadline=10)
+    return {"commit": head.text.strip(), "clean": changed.ok and not changed.out.strip()}
+
+
+def _unfinished(
+    matrix_file: str, resume: str | bool, overrides: Sequence[str]
+) -> tuple[Campaign, Loaded, int]:
+    """The campaign to go on with, as it was frozen; refused when its files have changed."""
+    campaign = Campaign.open(None if resume is True or resume == "latest" else str(resume))
+    meta = campaign.meta()
+    problems = []
+    if overrides:
+        problems.append(
+            Problem(
+                "command line",
+                f"-o {overrides[0]}",
+                "a campaign goes on with what it was started with",
+                "leave -o out, or start a new campaign without --resume",
+            )
+        )
+    kept: Mapping[str, str] = meta.get("frozen", {}).get("files", {})
+    for path, then in kept.items():
+        if (now := _text(path)) is not None and now != then:
+            problems.append(_changed(path, then, now))
+    main_file = meta.get("frozen", {}).get("main")
+    if matrix_file and main_file and find(matrix_file, "matrix").resolve() != Path(main_file).resolve():
+        problems.append(
+            Problem(
+                "command line",
+                f"{matrix_file} --resume {campaign.name}",
+                f"that campaign ran {main_file}",
+                f"--resume {campaign.name} alone",
+            )
+        )
+    if problems:
+        raise BadInput(problems, about=f"the campaign {campaign.name}")
+    if not kept:
+        raise EnvironmentInvalid(
+            f"{campaign.name} can not go on", why="its campaign.yaml holds no frozen files"
+        )
+    return campaign, spec.thaw(meta["frozen"]), int(meta["seed"])
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        # Gone or unreadable now: the frozen text is what counts.
+        return None
+
+
+def _changed(path: str, then: str, now: str) -> Problem:
+    lines = list(difflib.unified_diff(then.splitlines(), now.splitlines(), "then", "now", lineterm=""))
+    shown = "\n       ".join(lines[:40])
+    return Problem(
+        path,
+        "changed since the campaign began",
+        f"its trials would not belong together\n       {shown}",
+        "change it back, or start a new campaign without --resume",
+    )
