@@ -1,0 +1,223 @@
+"""The points of a matrix: the axes multiplied, less exclude, plus include, each built.
+
+Rule: a cell that can not be built is a problem of the file, told before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TYPE_CHECKING
+
+from harness.errors import BadInput, Problem
+from harness.spec import Axis, Loaded, Value, Workshop, show_value
+from harness.spec.axes import Pattern, same
+
+if TYPE_CHECKING:
+    from harness.model.experiment import Experiment, MachineSpec, Neighbours
+    from collections.abc import Iterator, Mapping
+
+LONGEST_NAME = 96
+MOST_POINTS = 200_000
+"""The product of all axes before exclude: above it nobody meant what is written."""
+
+ONLY = "base"
+"""The name of the one cell of a matrix without axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One configuration.
+
+    Attributes:
+        name: Directory name, stable.
+        config: Axis → plain value.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    experiment: Experiment
+    machine: MachineSpec
+    neighbours: Neighbours
+
+
+def cells(loaded: Loaded) -> tuple[Cell, ...]:
+    """Every cell, in the order of the file: the last axis changes fastest.
+
+    Raises:
+        BadInput: no cell at all, too many, an exclude that excludes nothing, a
+            combination that its keys refuse.
+    """
+    problems: list[Problem] = []
+    chosen = list(_chosen(loaded, problems))
+    if problems:
+        raise BadInput(problems)
+    names = names_of(loaded.axes, chosen)
+    workshop = Workshop(loaded)
+    found = []
+    for name, point in zip(names, chosen, strict=True):
+        built = workshop.build(point)
+        if isinstance(built, list):
+            problems += [p for p in built if not any(p.where == q.where for q in problems)]
+            continue
+        config = {key: value.plain for key, value in point.items()}
+        found.append(Cell(name, config, built.experiment, built.machine, built.neighbours))
+    if problems:
+        raise BadInput(problems)
+    return tuple(found)
+
+
+def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value]]:
+    axes = loaded.axes
+    where = _where(loaded)
+    size = math.prod(len(axis.values) for axis in axes)
+    most = loaded.matrix.max_cells
+    if size > MOST_POINTS:
+        problems.append(_too_many(where, size, most, loaded))
+        return
+    points: list[dict[str, Value]] = []
+    used = [False] * len(loaded.exclude)
+    for values in product(*(axis.values for axis in axes)):
+        point = {axis.key: value for axis, value in zip(axes, values, strict=True)}
+        hits = [i for i, pattern in enumerate(loaded.exclude) if _matches(pattern, point)]
+        for index in hits:
+            used[index] = True
+        if not hits:
+            points.append(point)
+    # An override that narrows an axis may leave an exclude of the file nothing to do.
+    narrowed = {axis.key for axis in axes if axis.mark.file.startswith("-o")}
+    for pattern, was_used in zip(loaded.exclude, used, strict=True):
+        if not was_used and not narrowed & set(pattern.wants):
+            problems.append(
+                Problem(
+                    _mark(loaded, pattern),
+                    f"exclude: {pattern.text}",
+                    "it matches no cell, so it does not do what it was written for",
+                    "the values as they stand in axes, or remove it",
+                )
+            )
+    for pattern in loaded.include:
+        added = [point for point in _included(axes, pattern) if not _among(point, points)]
+        if not added:
+            problems.append(
+                Problem(
+                    _mark(loaded, pattern),
+                    f"include: {pattern.text}",
+                    "every cell of it is there already",
+                    "remove it",
+                )
+            )
+        points += added
+        if len(points) > most:
+            break
+    if len(points) > most:
+        problems.append(_too_many(where, len(points), most, loaded))
+    elif not points:
+        problems.append(
+            Problem(where, "no cells", "exclude leaves nothing to run", "exclude fewer")
+        )
+    else:
+        yield from points
+
+
+def _where(loaded: Loaded) -> str:
+    prefix = loaded.cwd.rstrip("/") + "/"
+    return loaded.main.removeprefix(prefix)
+
+
+def _mark(loaded: Loaded, pattern: Pattern) -> str:
+    prefix = loaded.cwd.rstrip("/") + "/"
+    return str(pattern.mark).removeprefix(prefix)
+
+
+def _too_many(where: str, size: int, most: int, loaded: Loaded) -> Problem:
+    shape = " x ".join(f"{len(axis.values)} {axis.key}" for axis in loaded.axes)
+    return Problem(
+        where,
+        f"{size} cells ({shape})",
+        f"more than {most}: weeks of trials, and a table that nobody reads",
+        f"fewer values, exclude, or max_cells: {size}",
+    )
+
+
+def _matches(pattern: Pattern, point: Mapping[str, Value]) -> bool:
+    return all(
+        any(same(point[key].plain, value.plain) for value in values)
+        for key, values in pattern.wants.items()
+    )
+
+
+def _included(axes: tuple[Axis, ...], pattern: Pattern) -> Iterator[dict[str, Value]]:
+    """The axes that an include does not name take all their values."""
+    lists = [pattern.wants.get(axis.key, axis.values) for axis in axes]
+    if math.prod(map(len, lists)) > MOST_POINTS:
+        lists = [values[:1] for values in lists]
+    for values in product(*lists):
+        yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
+
+
+def _among(point: Mapping[str, Value], points: list[dict[str, Value]]) -> bool:
+    return any(all(same(point[key].plain, old[key].plain) for key in point) for old in points)
+
+
+def short_names(keys: tuple[str, ...]) -> dict[str, str]:
+    """Each key's shortest tail that no other key shares.
+
+    >>> short_names(("machine.memory", "container.memory", "remount.how"))
+    {'machine.memory': 'machine.memory', 'container.memory': 'container.memory', 'remount.how': 'how'}
+    """
+    found = {}
+    for key in keys:
+        parts = key.split(".")
+        for take in range(1, len(parts) + 1):
+            tail = ".".join(parts[-take:])
+            others = [k for k in keys if k != key and (k == tail or k.endswith("." + tail))]
+            if not others:
+                break
+        found[key] = tail
+    return found
+
+
+def names_of(axes: tuple[Axis, ...], points: list[dict[str, Value]]) -> list[str]:
+    """A directory name for each point: readable, and unlike every other one's.
+
+    A name is cut when it is long; what was cut, or looks like another's, gets the hash of
+    its whole configuration, so that it depends on nothing but that configuration.
+    """
+    short = short_names(tuple(axis.key for axis in axes))
+    plain = [_name(axes, short, point) for point in points]
+    counts: dict[str, int] = {}
+    for name, _ in plain:
+        # Some file systems take A and a for one name.
+        counts[name.lower()] = counts.get(name.lower(), 0) + 1
+    names = []
+    for (name, exact), point in zip(plain, points, strict=True):
+        if exact and counts[name.lower()] == 1:
+            names.append(name)
+            continue
+        whole = repr([(axis.key, point[axis.key].plain) for axis in axes])
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+        names.append(f"{name[: LONGEST_NAME - 9].rstrip('.')}~{digest}")
+    return names
+
+
+def _name(
+    axes: tuple[Axis, ...], short: Mapping[str, str], point: Mapping[str, Value]
+) -> tuple[str, bool]:
+    if not axes:
+        return ONLY, True
+    parts, exact = [], True
+    for axis in axes:
+        shown = show_value(point[axis.key].plain, axis.unit)
+        safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", shown).strip("-.") or "empty"
+        # A leading minus is part of a delay's value.
+        safe = f"-{safe}" if shown.startswith("-") and safe == shown[1:] else safe
+        exact = exact and safe == shown
+        key = re.sub(r"[^A-Za-z0-9._-]+", "-", short[axis.key])
+        exact = exact and key == short[axis.key]
+        parts.append(f"{key}={safe}")
+    name = "_".join(parts)
+    return (name, exact) if len(name) <= LONGEST_NAME else (name, False)
