@@ -6,6 +6,7 @@ victims, exits of watched main processes, moves between cgroups. The first witne
 main process's end tells the death; the others are kept as witnesses.
 """
 
+import collections
 import re
 import select
 
@@ -37,6 +38,7 @@ class Deaths:
         self.on_death = []
         self.filtered = None
         self.flood = Bucket(300, 3000)
+        self.waiting = collections.deque()
         self.collateral = {}
         self.read_until = boot()
         self.blind_pids = False
@@ -146,8 +148,30 @@ class Deaths:
         watched.deaths += 1
         self.out.emit("death", "death", t, container=watched.id, pid=main.pid, by=by)
         self.out.flush()
-        for callback in self.on_death:
-            callback(watched, main, t)
+        self.later(lambda: [callback(watched, main, t) for callback in self.on_death])
+
+    def later(self, job):
+        """After the lines that are there already: the next one may be a death.
+
+        In the order of arrival, so that a sender (gone in a millisecond) is asked before the
+        post-mortem of its victim (whose directory stays for fifty) is made.
+        """
+        if not self.waiting:
+            self.loop.after(0, self.do_one, "trace")
+        self.waiting.append(job)
+
+    def do_one(self):
+        """One job a turn: between two of them the loop looks for the next death."""
+        if self.waiting:
+            job = self.waiting.popleft()
+            if self.waiting:
+                self.loop.after(0, self.do_one, "trace")
+            job()
+
+    def do_later(self):
+        """All of them now: for a barrier."""
+        while self.waiting:
+            self.waiting.popleft()()
 
     # --- signals ---
 
@@ -171,7 +195,8 @@ class Deaths:
             return
         self.say(line)
         if code != SI_KERNEL:
-            self.senders.say(line, target, int(match.group("sig")), container)
+            signal = int(match.group("sig"))
+            self.later(lambda: self.senders.say(line, target, signal, container))
 
     def container_of(self, pid):
         watched = self.watch.mains.get(pid)

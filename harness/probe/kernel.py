@@ -39,10 +39,12 @@ class KernelLog:
         except OSError as error:
             self.out.source("kernel", "unsupported", "/dev/kmsg: %s" % error.strerror)
             return
-        self.loop.add(self.fd, select.EPOLLIN, self.drain, "kernel")
+        # A few at a time: an OOM kill prints a hundred lines, and its victim's end comes
+        # in their midst.
+        self.loop.add(self.fd, select.EPOLLIN, lambda mask: self.drain(8), "kernel")
         self.out.source("kernel", "active")
 
-    def drain(self, mask=0, budget=500):
+    def drain(self, budget=2000):
         """Read what there is, at most `budget` records a turn."""
         if self.fd is None:
             return

@@ -66,7 +66,7 @@ class Probe:
         self.watch = Watch(loop, out, self.hierarchies, self.lineage, self.base)
         self.connector = Connector(loop, out, self.clocks, self.exited)
         self.daemons = Daemons(loop, out, self.base, self.lineage, self.connector.drain)
-        self.senders = Senders(out, self.lineage)
+        self.senders = Senders(loop, out, self.lineage)
         self.senders.daemons = self.daemons
         self.deaths = Deaths(loop, out, self.watch, self.lineage, self.senders, self.daemons)
         self.kernel = KernelLog(loop, out, self.clocks)
@@ -254,6 +254,8 @@ class Probe:
 
     def drain_all(self):
         self.deaths.drain()
+        self.deaths.do_later()
+        self.senders.finish()
         self.lineage.drain()
         self.connector.drain()
         self.kernel.drain()
@@ -295,19 +297,32 @@ def prepare():
     linux.set_name(NAME)
     sys.setswitchinterval(0.0005)
     steps = (
-        linux.private_mounts,
+        ("own mounts", linux.private_mounts),
         # Before everybody else, so that a busy machine does not delay what it is asked about.
-        lambda: os.setpriority(os.PRIO_PROCESS, 0, -15),
-        lambda: _write("/proc/self/oom_score_adj", "-1000"),
-        linux.lock_memory,
+        ("priority", _first_in_line),
+        ("oom_score_adj", lambda: _write("/proc/self/oom_score_adj", "-1000")),
+        ("locked memory", linux.lock_memory),
     )
     problems = []
-    for step in steps:
+    for what, step in steps:
         try:
             step()
         except OSError as error:
-            problems.append(str(error))
+            problems.append("no %s: %s" % (what, error.strerror))
     return problems
+
+
+def _first_in_line():
+    """Real time, least of its kind: woken at once, and the children are as everybody.
+
+    A nice value counts only inside one control group, which is not where the containers are.
+    """
+    try:
+        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(1))
+    except OSError:
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+        raise
 
 
 def _write(path, text):
@@ -327,10 +342,8 @@ def main(config):
     os.set_blocking(0, False)
     try:
         probe.start()
-        if problems:
-            probe.out.source("probe", "partial", "; ".join(problems))
-        else:
-            probe.out.source("probe", "active")
+        # What could not be had makes us a slower observer, not a blinder one.
+        probe.out.source("probe", "active", "; ".join(problems))
         probe.loop.run()
     finally:
         probe.leave()

@@ -100,19 +100,12 @@ class Namespaces:
             self.read(watched, space, say=True)
 
     def read(self, watched, space, say):
-        if space.fd is None:
+        if watched.main is None:
             return
-        try:
-            parts, offset = [], 0
-            while True:
-                data = os.pread(space.fd, 65536, offset)
-                if not data:
-                    break
-                parts.append(data)
-                offset += len(data)
-            lines = b"".join(parts).decode("utf-8", "replace").splitlines()
-        except OSError:
-            lines = None
+        # Opened anew: an open table remembers the root it was opened under, and runc
+        # changes its root after we found it.
+        text = linux.read_text("/proc/%d/mountinfo" % watched.main.pid, 1 << 20)
+        lines = text.splitlines() if text else None
         if lines:
             # Before it is said, the table is only remembered: added must be whole.
             old = space.mounts if space.said else None

@@ -10,6 +10,8 @@ from . import linux
 from .linux import boot
 
 SHARE = 100_000_000
+SHARED_GROUP = 10_000_000
+"""Ancestors are the same for all containers of a machine: their files may be so old (ns)."""
 PROCESSES = 400
 
 
@@ -26,7 +28,7 @@ class PostMortem:
         seen = boot()
         files, unreadable = {}, {}
         for group in watched.groups:
-            found, absent = group.sample(full=True)
+            found, absent = group.whole(SHARED_GROUP)
             for name, text in found.items():
                 files["cgroup:%s/%s" % (group.path, name)] = text
             if group.scope == "container":

@@ -16,8 +16,9 @@ KEEP = 512
 
 
 class Senders:
-    def __init__(self, out, lineage):
-        self.out, self.lineage = out, lineage
+    def __init__(self, loop, out, lineage):
+        self.loop, self.out, self.lineage = loop, out, lineage
+        self.caught = []
         self.daemons = None
         self.said = collections.OrderedDict()
 
@@ -30,28 +31,38 @@ class Senders:
         self.said[key] = line.t
         if len(self.said) > KEEP:
             self.said.popitem(last=False)
-        seen = linux.stat(pid)
+        # The command line goes first: a zombie has the rest, but no longer that.
+        command = linux.read_text("/proc/%d/cmdline" % pid, 1024)
         paths = linux.cgroup_paths(pid) or {}
-        command = linux.read_text("/proc/%d/cmdline" % pid, 1024) if seen else None
-        # Its birth may still be in the batch that is not read yet.
-        self.lineage.drain()
-        task = self.lineage.tasks.get(pid)
-        home = None
-        for path in paths.values():
-            home = home or container_of(path)
-        if home is None and task is not None:
-            home = task.container
-        ancestors = self.lineage.ancestors(pid)
-        self.out.emit(
-            "sender", "sender", line.t, boot(),
-            pid=pid, name=line.comm, signal=signal, to=target, container=container,
-            home=home, place=self.place(pid, home, container, ancestors),
-            cgroup=paths.get("memory", paths.get("", paths.get("pids"))),
-            start=seen["start"] if seen else (task.start if task else None),
-            program=task.program if task else None,
-            command=command.replace("\0", " ").strip() if command else None,
-            ancestors=ancestors,
-        )
+        seen = linux.stat(pid)
+        # Its descent can wait for the batch with its birth; the next death can not.
+        if not self.caught:
+            self.loop.after(0.003, self.finish, "sender")
+        self.caught.append((line, target, signal, container, pid, command, paths, seen))
+
+    def finish(self):
+        """Complete who was caught with what the lineage table knows, and say it."""
+        caught, self.caught = self.caught, []
+        if caught:
+            self.lineage.drain()
+        for line, target, signal, container, pid, command, paths, seen in caught:
+            task = self.lineage.tasks.get(pid)
+            home = None
+            for path in paths.values():
+                home = home or container_of(path)
+            if home is None and task is not None:
+                home = task.container
+            ancestors = self.lineage.ancestors(pid)
+            self.out.emit(
+                "sender", "sender", line.t, boot(),
+                pid=pid, name=line.comm, signal=signal, to=target, container=container,
+                home=home, place=self.place(pid, home, container, ancestors),
+                cgroup=paths.get("memory", paths.get("", paths.get("pids"))),
+                start=seen["start"] if seen else (task.start if task else None),
+                program=task.program if task else None,
+                command=command.replace("\0", " ").strip() if command else None,
+                ancestors=ancestors,
+            )
 
     def place(self, pid, home, container, ancestors):
         if home is not None:

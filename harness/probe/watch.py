@@ -64,7 +64,7 @@ class Watch:
     def add(self, container, role):
         if container in self.all:
             return
-        watched = self.all[container] = Watched(container, role)
+        self.all[container] = Watched(container, role)
         path = self._look_for(container)
         if path is not None:
             self.moved(container, path)
