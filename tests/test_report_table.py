@@ -1,0 +1,236 @@
+"""Trials and verdicts become counts, rates, an exit code and text."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from harness.model.verdicts import Hypothesis
+from harness.report import tally
+from harness.report.progress import Progress
+from harness.report.table import build
+
+GIB = 1 << 30
+
+
+def record(cell, n, *, config=None, warm_up=False, block=0):
+    return {
+        "format": "deathbench.trial/1",
+        "trial": f"{cell}/{n}",
+        "cell": cell,
+        "n": n,
+        "config": config or {"container.memory": 128 << 20, "delay": 0.25},
+        "seed": 1,
+        "block": block,
+        "warm_up": warm_up,
+        "began": "2026-11-23T01:23:00Z",
+        "exec": None,
+    }
+
+
+def verdict(cell, n, outcome, cause=None, hypothesis="container-resources", **more):
+    found = None
+    if cause:
+        found = {
+            "hypothesis": hypothesis,
+            "cause": cause,
+            "certainty": "certain",
+            "path": [cause],
+            "grade": {"saw": ["trace", "kmsg"], "blind": []},
+            **more,
+        }
+    return {
+        "trial": f"{cell}/{n}",
+        "outcome": outcome,
+        "death": None,
+        "verdict": found,
+        "why": None,
+    }
+
+
+def small(**options):
+    records = [record("a", n, warm_up=n == 0) for n in range(7)]
+    records += [record("b", n, config={"container.memory": None, "delay": 0.25}) for n in range(3)]
+    verdicts = [
+        verdict("a", 0, "died", "memory-limit-main"),
+        verdict("a", 1, "died", "memory-limit-main"),
+        verdict("a", 2, "died", "memory-limit-child"),
+        verdict("a", 3, "survived"),
+        verdict("a", 4, "exec-failed", "exec-timeout", "process-exit"),
+        verdict("a", 5, "unobserved"),
+        verdict("a", 6, "invalid"),
+        *[verdict("b", n, "survived") for n in range(3)],
+    ]
+    return build(records, verdicts, campaign="c", matrix="memory", **options)
+
+
+def test_counts_leave_out_warm_up_and_keep_outcomes_apart():
+    """Every outcome is counted once, in its own column; warm-up trials in none of them."""
+    a, b = small().rows
+    assert (a.trials, a.died, a.survived, a.exec_failed, a.unobserved, a.invalid) == (
+        6,
+        2,
+        1,
+        1,
+        1,
+        1,
+    )
+    assert a.warm_up == 1
+    assert a.rate.point == 0.5
+    assert a.hypotheses == {"container-resources": 2}
+    assert a.causes == {"memory-limit-main": 1, "memory-limit-child": 1}
+    assert a.exec_failed_causes == {"exec-timeout": 1}
+    assert (b.trials, b.died, b.rate.method) == (3, 0, "exact-one-sided")
+
+
+def test_the_document_has_every_promised_key():
+    """The table document carries its keys always, null where nothing is known."""
+    document = json.loads(json.dumps(small().document()))
+    assert document["format"] == "deathbench.table/1"
+    assert {"campaign", "matrix", "exit", "machine", "attribution", "cells"} <= set(document)
+    assert document["attribution"] is None
+    cell = document["cells"][0]
+    assert set(cell) >= {
+        "cell", "config", "trials", "died", "survived", "exec_failed", "unobserved", "invalid",
+        "rate", "hypotheses", "causes", "exec_failed_causes", "stopped_because",
+    }  # fmt: skip
+    assert set(cell["rate"]) == {"point", "low", "high", "method"}
+    assert cell["config"]["container.memory"] == 128 << 20
+    assert cell["stopped_because"] is None
+
+
+@pytest.mark.parametrize(
+    ("died", "n", "tolerance", "code"),
+    [
+        pytest.param(0, 6, {}, 0, id="no-tolerance"),
+        pytest.param(0, 6, {"any": 0.05}, 2, id="too-few-trials-to-tell"),
+        pytest.param(0, 60, {"any": 0.05}, 0, id="surely-below"),
+        pytest.param(6, 6, {"any": 0.05}, 4, id="surely-above"),
+        pytest.param(6, 6, {"container-resources": 0.05, "race": 0.6}, 4, id="one-hypothesis"),
+        pytest.param(0, 0, {"any": 0.05}, 2, id="nothing-known"),
+    ],
+)
+def test_exit_code_follows_the_tolerance(died, n, tolerance, code):
+    """Lower bound above it: 4; the interval straddles it: 2; else 0."""
+    records = [record("a", i) for i in range(n)]
+    verdicts = [
+        verdict("a", i, *(("died", "memory-limit-main") if i < died else ("survived",)))
+        for i in range(n)
+    ]
+    cells = [("a", {"container.memory": 1})]
+    assert build(records, verdicts, tolerance=tolerance, cells=cells).exit == code
+
+
+def test_a_trial_without_a_verdict_is_no_survivor():
+    """Silence is no evidence of health: unjudged trials are in no rate, and it is said."""
+    table = build([record("a", 0), record("a", 1)], [verdict("a", 0, "survived")])
+    assert table.rows[0].survived == 1
+    assert table.rows[0].unjudged == 1
+    assert "no verdict yet" in table.text()
+
+
+def test_a_trial_judged_twice_counts_as_it_was_last():
+    """Verdicts are replaceable; records are not doubled by a resumed sweep."""
+    lines = [verdict("a", 0, "survived"), verdict("a", 0, "died", "docker-kill", "external")]
+    row = build([record("a", 0), record("a", 0)], lines).rows[0]
+    assert (row.trials, row.died, row.hypotheses) == (1, 1, {"external": 1})
+
+
+def test_text_is_in_human_units_and_keeps_a_column_per_hypothesis():
+    """Axes in their units; hypotheses by short name; the evidence below."""
+    text = small(attribution={"right": 0.97, "unknown": 0.03, "wrong": 0.0, "version": "1"}).text(
+        200
+    )
+    head = text.splitlines()
+    for hypothesis in Hypothesis:
+        assert any(hypothesis.short in line for line in head)
+    assert "128MiB" in text
+    assert "250ms" in text
+    assert "none" in text
+    assert "50% [" in text
+    assert "trace 3/3" in text
+    assert "right 97%" in text
+
+
+def test_a_narrow_page_drops_only_columns_without_deaths():
+    """120 columns: what goes is named below, what killed stays."""
+    text = small().text(100)
+    assert "no deaths of: daemon" in text
+    assert "ctr-limit" in text.split("no deaths of")[0]
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_watched_cells_are_marked_and_get_a_confidence_sequence():
+    """A rate whose number of trials depended on it must not carry Wilson's interval."""
+    table = small(watched=True, stopped={"a": "surely above 10%"})
+    assert table.rows[0].rate.method == "confidence-sequence+unobserved"
+    assert "*" in table.text()
+    assert table.document()["cells"][0]["stopped_because"] == "surely above 10%"
+
+
+def test_planned_cells_without_trials_have_a_row():
+    """What was planned and never run is shown as nothing known."""
+    table = build([], [], cells=[("x", {"delay": 0.0})])
+    assert table.rows[0].trials == 0
+    assert table.rows[0].rate.point is None
+
+
+def test_quick_reading_gives_what_json_gives():
+    """The heads of lines are read without the rest; odd lines are read whole; torn ones not at all."""
+    records = [record("a", 1), record("a", 2, warm_up=True, block=3), record('we"ird\\', 3)]
+    dump = [json.dumps(r, separators=(",", ":")) + "\n" for r in records]
+    reordered = json.dumps(dict(reversed(record("b", 1).items()))) + "\n"
+    keep = ("trial", "cell", "config", "block", "warm_up")
+    found = [{k: r[k] for k in keep} for r in tally.read_trials([*dump, reordered, dump[0][:40]])]
+    assert found == [{k: r[k] for k in keep} for r in [*records, record("b", 1)]]
+
+    lines = [verdict("a", 1, "survived"), verdict("a", 2, "died", "vm-oom", "vm-pressure")]
+    dump = [json.dumps(r, separators=(",", ":")) + "\n" for r in lines]
+    found = list(tally.read_verdicts([*dump, dump[1][:-20]]))
+    assert [(f["trial"], f["outcome"], bool(f["verdict"])) for f in found] == [
+        ("a/1", "survived", False),
+        ("a/2", "died", True),
+    ]
+
+
+def test_plain_progress_says_each_trial_and_the_sum():
+    """Piped: a line per trial, then elapsed, trials, deaths with interval, causes, time left."""
+    times = iter(range(100))
+    out = io.StringIO()
+    with Progress(lambda: float(next(times)), stream=out) as progress:
+        progress.begin(4)
+        for n, outcome in enumerate(["survived", "died"], start=1):
+            progress.trial_started(f"a/{n}")
+            progress.trial_done(
+                record("a", n),
+                verdict("a", n, outcome, "vm-oom" if n == 2 else None, "vm-pressure"),
+            )
+        assert "2/4 trials" in progress.line()
+        assert "1 death 50% [" in progress.line()
+        assert "vm 1" in progress.line()
+        assert "left" in progress.line()
+    assert "container.memory=128MiB delay=250ms: died: vm-oom" in out.getvalue()
+
+
+def test_quiet_progress_says_errors_only():
+    """With --json nothing is narrated but errors."""
+    out = io.StringIO()
+    with Progress(lambda: 0.0, stream=out, quiet=True) as progress:
+        progress.begin(1)
+        progress.trial_done(record("a", 1), verdict("a", 1, "survived"))
+        progress.note("a machine starts")
+        progress.note("the engine is gone", error=True)
+    assert out.getvalue() == "the engine is gone\n"
+
+
+def test_live_progress_restores_the_terminal():
+    """On a terminal one line is redrawn; notes stand above it; end() may be called twice."""
+    out = io.StringIO()
+    progress = Progress(lambda: 0.0, stream=out, live=True)
+    progress.begin(2)
+    progress.trial_done(record("a", 1), verdict("a", 1, "died", "vm-oom", "vm-pressure"))
+    progress.end()
+    progress.end()
+    assert "died: vm-oom" in out.getvalue()
