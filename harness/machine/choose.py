@@ -1,0 +1,162 @@
+"""From what a matrix asks for to a machine: which kind, and whether it can be had here.
+
+Rule: `auto` is resolved once, here, and what it came to is frozen in the campaign. What
+can not be had is refused before anything is made, with the ways out in the same breath.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING, Protocol
+
+from harness import lease, process
+from harness.errors import EnvironmentInvalid
+from harness.machine import cgroups, host, pen
+
+if TYPE_CHECKING:
+    from harness.machine import Machine
+
+KINDS = ("colima", "pen", "host", "vm")
+
+
+class Wanted(Protocol):
+    """What is needed of `model.MachineSpec`; sizes in bytes, None: what there is."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def cpus(self) -> float | None: ...
+    @property
+    def memory(self) -> int | None: ...
+    @property
+    def disk(self) -> int | None: ...
+    @property
+    def inodes(self) -> int | None: ...
+    @property
+    def live_restore(self) -> bool: ...
+    @property
+    def context(self) -> str | None: ...
+
+
+def why_not(kind: str) -> str:
+    """Why a machine of this kind can not be had here; "" when it can."""
+    reasons = {"pen": _no_pen, "host": _no_host, "colima": _no_colima, "vm": _no_vm}
+    return reasons[kind]()
+
+
+def _no_pen() -> str:
+    if platform.system() != "Linux":
+        return f"a pen needs Linux, this is {platform.system()}"
+    if os.geteuid() != 0:
+        return "a pen needs root"
+    missing = pen.missing()
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        return f"{', '.join(missing)} not found (apt-get install {packages})"
+    if not cgroups.layout().trees:
+        return "no control groups are mounted"
+    return ""
+
+
+def _no_host() -> str:
+    from harness import engine
+    from harness.machine.contexts import endpoint
+
+    try:
+        there = endpoint()
+    except EnvironmentInvalid as error:
+        return error.what
+    if there.url.startswith("unix://"):
+        answer = engine.Engine(there.url, deadline=5).ping()
+        if answer.failure is not None:
+            return f"no engine answers at {there.url} ({there.chosen_by}): {answer.failure}"
+    return ""
+
+
+def _no_colima() -> str:
+    if process.which("colima") is None:
+        return "colima is not installed"
+    if os.geteuid() == 0:
+        return "colima refuses to run as root (machine.user names the user to run it as)"
+    return _UNSUPPORTED
+
+
+def _no_vm() -> str:
+    return _UNSUPPORTED
+
+
+_UNSUPPORTED = "this version has no machine of that kind"
+
+
+def resolve(kind: str) -> str:
+    """The kind that `auto` comes to here; any other kind is itself.
+
+    Raises:
+        EnvironmentInvalid: none is to be had; the message names every way out.
+    """
+    if kind != "auto":
+        return kind
+    reasons = {}
+    for candidate in ("colima", "pen", "host"):
+        reason = why_not(candidate)
+        if not reason:
+            return candidate
+        reasons[candidate] = reason
+    raise EnvironmentInvalid(
+        "no machine to run containers on",
+        why="\n".join(f"{k}: {reason}" for k, reason in reasons.items()),
+        mend=_ways_out(),
+    )
+
+
+def _ways_out() -> str:
+    if platform.system() == "Darwin":
+        return "brew install colima docker\nor start an engine and set DOCKER_HOST"
+    packages = " ".join(pen.PACKAGES)
+    return (
+        "as root (sudo): a private engine is made for the run; ./inv installs what it needs"
+        f" (apt-get install {packages})\n"
+        "as yourself: start an engine you may use (docker group, rootless) or set DOCKER_HOST"
+    )
+
+
+def check(spec: Wanted, *, kind: str | None = None) -> str:
+    """The kind it comes to, and everything this host can not give refused, making nothing.
+
+    Raises:
+        EnvironmentInvalid: with the numbers.
+    """
+    chosen = resolve(kind or spec.kind)
+    if chosen not in KINDS:
+        raise EnvironmentInvalid(f"no machine of kind {chosen}", mend=f"one of {', '.join(KINDS)}")
+    reason = why_not(chosen) if chosen != "host" or spec.context is None else ""
+    if reason:
+        raise EnvironmentInvalid(f"no machine of kind {chosen} here", why=reason, mend=_ways_out())
+    sizes = {"cpus": spec.cpus, "memory": spec.memory, "disk": spec.disk, "inodes": spec.inodes}
+    if chosen == "host":
+        host.refuse_axes(dict(sizes))
+    if chosen == "pen":
+        limits = cgroups.Limits(memory=spec.memory, cpus=spec.cpus)
+        pen.refuse(limits, disk=spec.disk, inodes=spec.inodes)
+    return chosen
+
+
+def make(spec: Wanted, *, kind: str | None = None, places: lease.Places | None = None) -> Machine:
+    """A machine, not started yet. `kind`: what `auto` was resolved to when the campaign began.
+
+    Raises:
+        EnvironmentInvalid: it can not be had here.
+    """
+    chosen = check(spec, kind=kind)
+    if chosen == "pen":
+        options = {"live-restore": True} if spec.live_restore else {}
+        return pen.Pen(
+            memory=spec.memory,
+            cpus=spec.cpus,
+            disk=spec.disk,
+            inodes=spec.inodes,
+            engine_options=options,
+            places=places,
+        )
+    return host.Host(context=spec.context, places=places)
