@@ -8,6 +8,7 @@ budget, machine lost), machines are taken down and everything finished is kept.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import signal
 import threading
@@ -23,6 +24,7 @@ from harness.model.verdicts import Outcome
 from harness.runner.bystanders import Bystanders
 from harness.runner.link import ProbeLink
 from harness.runner.trial import Trial
+from harness.store import verdict_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,13 +61,17 @@ class Ending:
 
 @dataclass
 class Options:
-    """What the command line adds to the matrix. budget in seconds."""
+    """What the command line adds to the matrix. budget in seconds.
+
+    `auto` is the kind of machine that `kind: auto` came to when the campaign began.
+    """
 
     monitors: str = "light"
     jobs: int = 1
     budget: float | None = None
     until_deaths: int | None = None
     keep_dead: bool = False
+    auto: str = "pen"
 
 
 def judge(campaign: Campaign, record: Mapping[str, Any]) -> Judgement:
@@ -185,7 +191,9 @@ class _Worker:
         """One stay on one machine."""
         todo = list(specs)
         while todo and not self.shared.stop.is_set():
-            machine = choose.make(todo[0].machine)
+            wanted = todo[0].machine
+            kind = self.options.auto if wanted.kind == "auto" else wanted.kind
+            machine = choose.make(wanted, kind=kind)
             try:
                 self.progress.note(f"starting {machine.kind} for block {todo[0].block}")
                 machine.start()
@@ -276,7 +284,7 @@ class _Worker:
         )
         with self.shared.lock:
             self.shared.trials.add(trial)
-        self.progress.trial_started(spec)
+        self.progress.trial_started(spec.trial)
         if self.shared.stop.is_set():
             trial.interrupt()
         try:
@@ -305,7 +313,9 @@ class _Worker:
             self.campaign.add_verdict(record.trial, judgement)
             if judgement.outcome is Outcome.DIED and not spec.warm_up:
                 self.shared.deaths[spec.cell] = self.shared.deaths.get(spec.cell, 0) + 1
-        self.progress.trial_done(record, judgement)
+        self.progress.trial_done(
+            dataclasses.asdict(record), verdict_line(record.trial, judgement)
+        )
         if trial.kept:
             name = trial.kept[0]
             self.shared.end(

@@ -57,7 +57,7 @@ class TrialWriter:
         self.count = 0
         self._hash = hashlib.sha256()
         self._raw = open(directory / "events.jsonl.zst", "wb")
-        self._zst = zstandard.ZstdCompressor(level=_LEVEL).stream_writer(self._raw)
+        self._zst: Any = zstandard.ZstdCompressor(level=_LEVEL).stream_writer(self._raw)
 
     def add(self, event: events.Event) -> events.Event:
         """Store one event; returns it with its number."""

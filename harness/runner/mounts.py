@@ -14,6 +14,8 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.machine import Machine
     from harness.process import Result
 
@@ -69,7 +71,7 @@ else:
 """
 
 
-def _run(machine: Machine, want: dict[str, object], deadline: float) -> Result:
+def _run(machine: Machine, want: Mapping[str, object], deadline: float) -> Result:
     return machine.root(("python3", "-c", _SCRIPT, json.dumps(want)), deadline=deadline)
 
 

@@ -320,7 +320,7 @@ def make(stage: Stage, name: str, spec: ContainerSpec) -> str:
     )
     deadline = stage.spec.experiment.deadlines.create
     answer = stage.engine.create(stage.title(name), body, deadline=deadline)
-    identity = needed(answer, f"create {name}")
+    identity = str(needed(answer, f"create {name}"))
     stage.made.append(identity)
     stage.ids[name] = identity
     role = "subject" if name == MAIN else "beside"
@@ -433,10 +433,8 @@ def remounted(stage: Stage) -> ContainerSpec:
     spec, change = stage.spec.experiment.container, stage.spec.experiment.remount
     if change.target is None:
         return spec
-    updates = {
-        "mode": change.mode, "source": change.source, "propagation": change.propagation,
-    }  # fmt: skip
-    given = {key: value for key, value in updates.items() if value is not None}
+    updates = {"mode": change.mode, "source": change.source, "propagation": change.propagation}
+    given: dict[str, Any] = {key: value for key, value in updates.items() if value is not None}
     if all(m.target != change.target for m in spec.mounts) and change.source is not None:
         from harness.model.container import Mount
 

@@ -324,6 +324,7 @@ class Trial:
 
     def _timed_remount(self, stage: Stage) -> int:
         """The remount between its two marks; the instant of its end is the delay's zero."""
+        self._ready_exec()
         stage.say(e.Phase(**steps.now(), phase=Phase.REMOUNT.value, edge="begin"))
         try:
             steps.remount(stage)
@@ -332,20 +333,23 @@ class Trial:
             stage.say(e.Phase(**common, phase=Phase.REMOUNT.value, edge="end"))
             if not self._plan.overlap:
                 self._zero = common["t"]
-                self._ready_exec()
         return int(common["t"])
 
     def _ready_exec(self) -> None:
-        """Thread and connection of the pre-task's exec, before the instant it is wanted."""
+        """Thread and connection of the pre-task's exec, ready before the delay is counted.
+
+        By name, so that it can be made before the container it will meet.
+        """
         script = self.spec.experiment.pre_task
         if self._exec is None and script.on == "container":
             self._exec = steps.prepare_exec(self.stage, script, "pre-task")
+            self._exec.warm(deadline=2.0)
 
     def _delay(self) -> None:
         """From the remount's end. The status check lies inside, where there is room for it."""
+        self._ready_exec()
         if self._zero is None:
             self._zero = clock.now()
-        self._ready_exec()
         seconds = self.spec.experiment.delay.seconds
         self._due = self._zero + int(seconds * clock.NS)
         if (self._due - clock.now()) / clock.NS >= ROOM_FOR_INSPECT:
@@ -387,8 +391,6 @@ class Trial:
         delay = self.spec.experiment.delay.seconds
         script = self.spec.experiment.pre_task
         self._ready_exec()
-        if self._exec is not None:
-            self._exec.warm()
         lead = 0.01  # both threads are waiting by then
         self._zero = clock.now() + int((lead + max(0.0, -delay)) * clock.NS)
         wanted = self._zero + int(delay * clock.NS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from invoke import Collection
+    from invoke.collection import Collection
 
 
 def namespace() -> Collection:
@@ -22,7 +22,7 @@ def namespace() -> Collection:
 
 def program() -> None:
     """The console program `deathbench`, and `./inv`."""
-    from invoke import Program
+    from invoke.program import Program
 
     from harness import __version__
 

@@ -14,12 +14,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from invoke import Collection, Exit, task
+from invoke.collection import Collection
+from invoke.exceptions import Exit
+from invoke.tasks import task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from invoke import Context
+    from invoke.context import Context
 
 _JSON = "one JSON document on stdout, nothing else there"
 _OVERRIDE = "override a key: -o container.memory=64MiB,128MiB (again for more)"
@@ -72,6 +74,7 @@ def _verb(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 @_verb(
     positional=["matrix"],
     iterable=["o"],
+    optional=["resume"],
     help={
         "matrix": "a matrix file",
         "o": _OVERRIDE,

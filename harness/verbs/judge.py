@@ -6,7 +6,7 @@ import sys
 
 from harness import scale
 from harness.store import Campaign, verdict_line
-from harness.verbs.table import print_table
+from harness.verbs import table
 
 
 def main(campaign: str = "", *, json: bool = False) -> int:
@@ -23,7 +23,7 @@ def main(campaign: str = "", *, json: bool = False) -> int:
     opened.replace_verdicts(lines)
     said = "no verdict changed" if not changed else f"{changed} verdicts changed"
     print(f"judged {len(lines)} trials of {opened.name} again: {said}", file=sys.stderr)
-    return print_table(opened, json=json)
+    return table.show(table.of(opened), json=json)
 
 
 def _essence(line: dict[str, object]) -> tuple[object, object]:

@@ -17,8 +17,8 @@ from harness.machine import choose
 from harness.report.progress import Progress
 from harness.scale import Ended, Options
 from harness.store import Campaign
+from harness.verbs import table
 from harness.verbs.plan import print_plan
-from harness.verbs.table import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,17 +81,24 @@ def execute(
         # A machine that can not be had is said before anything is written.
         for one in _machines(specs):
             choose.check(one)
-        campaign = Campaign.create(loaded.matrix.name, frozen(loaded, seed, options))
-    progress = Progress(quiet=json)
+        options.auto = choose.resolve("auto") if _any_auto(specs) else options.auto
+        campaign = Campaign.create(loaded.matrix.name, frozen(loaded, specs, seed, options))
+    else:
+        options.auto = str(campaign.meta().get("auto") or options.auto)
+    progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
     print(f"campaign {campaign.name}, seed {seed}: {campaign.path}", file=sys.stderr)
-    progress.begin(sum(not s.warm_up for s in specs), done=_done(campaign))
+    progress.begin(len(specs), done=sum(1 for _ in campaign.trials()))
     try:
         ending = scale.run(campaign, specs, progress=progress, options=options)
     finally:
         progress.end()
     campaign.update_meta(ended=clock.utc().isoformat(), ending=ending.how.value, why=ending.why)
-    code = print_table(campaign, json=json)
+    code = table.show(table.of(campaign), json=json)
     return _conclude(campaign, ending, code)
+
+
+def _any_auto(specs: Sequence[TrialSpec]) -> bool:
+    return any(s.machine.kind == "auto" for s in specs)
 
 
 def _machines(specs: Sequence[TrialSpec]) -> list[Any]:
@@ -100,10 +107,6 @@ def _machines(specs: Sequence[TrialSpec]) -> list[Any]:
         if one.machine not in found:
             found.append(one.machine)
     return found
-
-
-def _done(campaign: Campaign) -> int:
-    return sum(not t.get("warm_up") for t in campaign.trials())
 
 
 def _conclude(campaign: Campaign, ending: Ending, code: int) -> int:
@@ -207,11 +210,14 @@ def seed_of(given: str, loaded: Loaded) -> int:
 # --- what is frozen, and going on with it ---------------------------------------------------
 
 
-def frozen(loaded: Loaded, seed: int, options: Options) -> dict[str, Any]:
+def frozen(
+    loaded: Loaded, specs: Sequence[TrialSpec], seed: int, options: Options
+) -> dict[str, Any]:
     """What campaign.yaml needs so that anybody can repeat or resume the campaign."""
     return {
         "seed": seed,
         "monitors": options.monitors,
+        "auto": options.auto,
         "started": clock.utc().isoformat(),
         "versions": {"deathbench": harness.__version__, "python": platform.python_version()},
         "host": {
@@ -222,6 +228,11 @@ def frozen(loaded: Loaded, seed: int, options: Options) -> dict[str, Any]:
         },
         "git": _git(Path(loaded.main).parent),
         "changes": [str(c) for c in loaded.changes],
+        "tolerance": {str(k): v for k, v in loaded.matrix.tolerance.items()},
+        "cells": [
+            {"cell": cell, "config": config}
+            for cell, config in {s.cell: dict(s.config) for s in specs}.items()
+        ],
         "frozen": loaded.frozen(),
     }
 
