@@ -122,9 +122,10 @@ def test_a_file_name_from_a_machine_stays_below_the_trial(campaign):
 
 def test_a_trial_that_was_cut_short_starts_anew(campaign):
     """What an earlier attempt left in the directory is not mixed with the next one."""
-    campaign.writer("a/1").text("pre-task.log", "old")
-    writer = campaign.writer("a/1")
-    writer.close()
+    first = campaign.writer("a/1")
+    first.text("pre-task.log", "old")
+    first.close()
+    campaign.writer("a/1").close()
     assert not (campaign.trial_directory("a/1") / "pre-task.log").exists()
 
 
