@@ -19,7 +19,6 @@ FORK, EXEC, COMM, COREDUMP, EXIT = 1, 2, 0x200, 0x40000000, 0x80000000
 NETLINK_CONNECTOR = 11
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 BUFFER = 8 << 20
-BATCH = 0.02
 _HEAD = struct.Struct("=IIQ")
 _EXITED = struct.Struct("=IIII")
 _PARENT = struct.Struct("=II")
@@ -74,17 +73,18 @@ class Connector:
             self.stop()
             self.out.source("proc", "unsupported", "proc connector: %s" % error.strerror)
             return
-        self.loop.every(BATCH, self.drain, "proc")
         self.out.source("proc", "active")
 
     def _ask(self, what):
         body = struct.pack("=IIIIHHI", CN_IDX_PROC, 1, 0, 0, 4, 0, what)
         self.socket.send(struct.pack("=IHHII", 16 + len(body), 3, 0, 0, os.getpid()) + body)
 
-    def drain(self, budget=4000):
+    def drain(self, budget=10_000_000):
+        """Read what there is, for at most `budget` ns."""
         if self.socket is None:
             return
-        for _ in range(budget):
+        end = boot() + budget
+        while boot() < end:
             try:
                 data = self.socket.recv(4096)
             except BlockingIOError:

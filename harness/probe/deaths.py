@@ -20,6 +20,11 @@ from .out import Bucket
 SIGNALS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 18, 19, 24, 25, 31)
 SI_KERNEL = 128
 FILTER_ROOM = 4000  # a filter is one write of less than a page
+BUDGET = 20_000_000
+"""Nanoseconds one reading may take."""
+FLOOD = 2000
+"""Lines in a tenth of a second from which on they are read in batches of BATCHED seconds."""
+BATCHED = 0.02
 COLLATERAL = 10
 """Lines sent of the SIGKILLs with which a dying pid namespace takes its processes along."""
 
@@ -39,6 +44,7 @@ class Deaths:
         self.filtered = None
         self.flood = Bucket(300, 3000)
         self.waiting = collections.deque()
+        self.window, self.seen, self.batched = 0, 0, False
         self.collateral = {}
         self.read_until = boot()
         self.blind_pids = False
@@ -94,13 +100,38 @@ class Deaths:
     def drain(self, mask=0):
         if self.instance is None:
             return
-        for line in self.instance.read(256 << 10):
+        count = 0
+        for line in self.instance.read(BUDGET):
             self.take(line)
+            count += 1
+        self.calm_down(count)
         lost = self.instance.overruns()
         now = boot()
         if lost:
             self.out.gap("trace", self.read_until, now, "the trace buffer overran", lost)
         self.read_until = now
+
+    def calm_down(self, count):
+        """A flood of signals must not make us wake for each: then read in batches for a while."""
+        now = boot()
+        if now - self.window > 100_000_000:
+            self.window, self.seen = now, 0
+        self.seen += count
+        if self.seen > FLOOD and not self.batched:
+            self.batched = True
+            self.loop.remove(self.instance.pipe)
+            self.loop.after(BATCHED, self.again, "trace")
+
+    def again(self):
+        if self.instance is None:
+            return
+        self.seen = 0
+        self.drain()
+        if self.seen > FLOOD // 10:
+            self.loop.after(BATCHED, self.again, "trace")
+        else:
+            self.batched = False
+            self.loop.add(self.instance.pipe, select.EPOLLIN, self.drain, "trace")
 
     def take(self, line):
         if line.event == "sched_process_exit":

@@ -12,9 +12,8 @@ import re
 from . import linux, tracefs
 from .linux import boot
 
-BATCH = 0.02
-BUDGET = 512 << 10
-"""Bytes of trace text a batch may take; what is over waits in the kernel's buffer."""
+BUDGET = 10_000_000
+"""Nanoseconds a batch may take; what is over waits in the kernel's buffer, or is lost there."""
 DEAD = 8192
 """How many of the dead are remembered."""
 CLONE_THREAD = 0x10000
@@ -73,7 +72,6 @@ class Lineage:
             else:
                 self.out.source("lineage", "partial", "a tracepoint is missing: fork %s, exec %s, exit %s"
                                 % (self.forks, execs, exits))
-            self.loop.every(BATCH, self.drain, "lineage")
         self.look()
 
     def look(self):

@@ -16,7 +16,6 @@ import time
 from .linux import boot
 from .out import Bucket
 
-EVERY = 0.05
 MOST = 4000
 _STAMP = re.compile(r'time="?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)"?')
 
@@ -105,7 +104,6 @@ class Logs:
         for daemon, path in sorted(files.items()):
             self.files.append(LogFile(self, daemon, path))
         if self.files:
-            self.loop.every(EVERY, self.read, "daemon-log")
             self.loop.every(1.0, self.check, "daemon-log")
         if journal:
             self.follow()

@@ -38,6 +38,8 @@ from .watch import Watch
 VERSION = 1
 NAME = "deathbench-prob"
 IDS = frozenset("0123456789abcdef")
+BATCH = 0.05
+"""Seconds between readings of what is frequent. A death or a sender reads it at once."""
 
 
 class Probe:
@@ -120,10 +122,17 @@ class Probe:
             except Exception as error:
                 self.out.source(what, "unsupported", "%s: %s" % (type(error).__name__, error))
         self.loop.every(1.0 / self.hz, self.watch.sample, "cgroup")
+        self.loop.every(BATCH, self.batch, "lineage")
         self.out.source("cgroup", "active" if self.hierarchies.mounts else "unsupported",
                         "" if self.hierarchies.mounts else "no control groups are mounted")
         if self.monitors == "full":
             self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
+
+    def batch(self):
+        """What wakes nobody, together, so that we wake once for all of it."""
+        self.lineage.drain()
+        self.connector.drain()
+        self.logs.read()
 
     def boot_id(self):
         return (linux.read_text("/proc/sys/kernel/random/boot_id") or "").strip()

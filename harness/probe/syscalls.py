@@ -81,7 +81,7 @@ class Syscalls:
 
     def drain(self):
         if self.instance is not None:
-            for line in self.instance.read(256 << 10):
+            for line in self.instance.read(10_000_000):
                 self.say("trace", line.text)
             lost = self.instance.overruns()
             if lost:

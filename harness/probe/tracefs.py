@@ -11,6 +11,7 @@ import os
 import re
 
 from . import linux
+from .linux import boot
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
@@ -118,9 +119,9 @@ class Instance:
             return False
 
     def read(self, budget):
-        """Lines there are now, at most about `budget` bytes of them. Never blocks."""
-        lines = []
-        while budget > 0:
+        """Lines there are now, as many as `budget` ns allow. Never blocks."""
+        end = boot() + budget
+        while boot() < end:
             try:
                 data = os.read(self.pipe, 65536)
             except BlockingIOError:
@@ -131,7 +132,6 @@ class Instance:
                 raise
             if not data:
                 break
-            budget -= len(data)
             text = self.rest + data.decode("utf-8", "replace")
             pieces = text.split("\n")
             self.rest = pieces.pop()
@@ -147,12 +147,11 @@ class Instance:
                         held = piece if held is None else held + "\n" + piece
                         match = LINE.match(held)
                         if match:
-                            lines.append(Line(match, held))
+                            yield Line(match, held)
                             held = None
                     continue
                 held = None
-                lines.append(Line(match, piece))
-        return lines
+                yield Line(match, piece)
 
     def overruns(self):
         """Events lost since the last call: seen in the pipe, not yet told."""

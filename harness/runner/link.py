@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import clock, process
 from harness.errors import EnvironmentInvalid
-from harness.events import ClockLink, Event, Gap, Hello, Pong, SourceState, decode
+from harness.events import ClockJump, ClockLink, Event, Gap, Hello, Pong, SourceState, decode
 from harness.runner.bundle import LOADER, opening
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PING_EVERY = 1.0
 SILENT_AFTER = 3 * clock.NS
 """Nothing heard for so long, though a ping was sent every second: the probe is blind to us."""
+FROZEN = 50_000_000
+"""A jump of the offset (ns) by more than its error: the machine's boottime stood still."""
 FASTEST = 8
 """Of so many pings the fastest tells the offset: a slow round trip says little."""
 RESTARTS = 5
@@ -328,15 +330,21 @@ class ProbeLink:
             # The clocks moved against each other (one side was frozen or slept): what was
             # measured before says nothing any more.
             self._pings.clear()
+            step = reading.offset - last.offset
+            if abs(step) > FROZEN + reading.error + last.error:
+                self._say(
+                    ClockJump(
+                        t=now, seen=now, source="link", clock="harness", which="freeze", by=-step
+                    )
+                )  # fmt: skip
         self._pings = [*self._pings, reading][-FASTEST:]
-        self._clock = best = min(self._pings, key=lambda ping: ping.error)
+        self._clock = min(self._pings, key=lambda ping: ping.error)
         self._say(
             ClockLink(
                 t=now, seen=now, source="link", clock="harness",
                 offset=reading.offset, error=reading.error,
             )
         )  # fmt: skip
-        del best
 
     # --- its death ---
 
