@@ -205,7 +205,9 @@ class _Worker:
                 self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
                 return
             finally:
-                if not self._kept():
+                if self._kept():
+                    machine.keep()
+                else:
                     machine.stop()
 
     def _kept(self) -> bool:

@@ -90,6 +90,9 @@ class Machine(Protocol):
     def stop(self) -> None:
         """Take it down and remove everything it made. Safe to call at any time, twice too."""
 
+    def keep(self) -> None:
+        """Leave it running when this process ends, for somebody to look at; `clean` removes it."""
+
     @property
     def docker_host(self) -> str:
         """URL of the engine, e.g. "unix:///run/deathbench/p1/docker.sock"."""
@@ -100,7 +103,5 @@ class Machine(Protocol):
     def probe_site(self) -> ProbeSite:
         """Where and how the probe runs. Needs a started machine."""
 
-    def root(
-        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0
-    ) -> Result:
+    def root(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0) -> Result:
         """Run a command as root inside the machine (its mount, PID and network namespaces)."""
