@@ -14,11 +14,13 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import process
 from harness.errors import EnvironmentInvalid
 
 _LOCK = "lease.lock"
@@ -84,6 +86,11 @@ class Record:
     created: float = 0.0
     things: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def kept(self) -> bool:
+        """Left on purpose, for somebody to look at: only `clean` ends it."""
+        return "keeper" in self.things
+
     def who(self) -> str:
         """For a message."""
         return f"{self.kind} {self.name} (pid {self.pid}: {self.command or '?'})"
@@ -127,6 +134,21 @@ class Lease:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.abandon()
+
+    def keep(self, *descriptors: int) -> None:
+        """Outlive this process: a keeper holds the lock and these descriptors until `clean`.
+
+        For a machine that somebody wants to look at after the run has ended.
+        """
+        keeper = process.spawn(
+            ("sleep", "infinity"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(self._lock, *descriptors),
+        )
+        self.owns(keeper=f"{keeper.pid}:{start_time(keeper.pid)}")
+        os.close(self._lock)
+        self._lock = -1
 
     def abandon(self) -> None:
         """Let go of the lock and leave the rest to `clean`."""

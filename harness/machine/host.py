@@ -154,6 +154,13 @@ class Host:
             self._lease.release()
             self._lease = None
 
+    def keep(self) -> None:
+        """Our containers stay on the engine until `clean`; what we put beside them goes."""
+        if self._lease is not None:
+            self._lease.abandon()
+            self._lease = None
+        self.stop()
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -275,6 +275,12 @@ class Pen:
         self.init_pid = None
         self._pids.clear()
 
+    def keep(self) -> None:
+        """Leave it running when this process ends; `clean` removes it."""
+        if self._child is not None and self._lease is not None and self._child.popen.stdin:
+            self._lease.keep(self._child.popen.stdin.fileno())
+            self._lease = self._child = None
+
     def _cgroup_gone(self) -> bool:
         assert self._layout is not None
         return cgroups.remove(self._layout, self.cgroup)

@@ -92,6 +92,10 @@ def attach_loop(path: str) -> tuple[int, str]:
 def make_inside(setup: dict[str, Any]) -> str:
     """Mounts, host name, loopback: what a fresh machine has before its first daemon."""
     run = setup["run"]
+    # First, while the file's path is still the one outside. The device holds the file from
+    # here on: without its name nothing on the host's disk outlives the pen.
+    loop, device = attach_loop(setup["disk"])
+    os.unlink(setup["disk"])
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     # A /run of its own: containerd's shims put sockets at fixed places there. The pen's
     # directory alone is the same inside and outside. Built beside, then moved over.
@@ -113,13 +117,10 @@ def make_inside(setup: dict[str, Any]) -> str:
         )
     except OSError as error:
         note(f"/etc stays the host's: {error}")
-    loop, device = attach_loop(setup["disk"])
     try:
-        mount(device, setup["data"], "ext4", 0, "discard" if setup.get("discard") else None)
+        mount(device, setup["data"], "ext4")
     finally:
         os.close(loop)
-    # The device holds the file from here on: nothing on the host's disk outlives the pen.
-    os.unlink(setup["disk"])
     mount(None, "/", None, MS_REC | MS_SHARED)  # as under systemd
     socket.sethostname(setup["hostname"])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:

@@ -18,7 +18,6 @@ import pytest
 
 from harness import engine, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import helper
 from harness.machine.contexts import Endpoint
 from harness.machine.host import Host
 from harness.machine.pen import Pen
@@ -42,7 +41,11 @@ def client(pen):
 
 def python_tar() -> bytes:
     """A root file system with the system's own python3, a shell and nsenter."""
-    programs = [p for p in ("/usr/bin/python3", "/bin/sh", "/usr/bin/nsenter", "/bin/cat") if Path(p).exists()]
+    programs = [
+        p
+        for p in ("/usr/bin/python3", "/bin/sh", "/usr/bin/nsenter", "/bin/cat")
+        if Path(p).exists()
+    ]
     wanted: set[str] = set()
     for program in programs:
         real = os.path.realpath(program)
@@ -61,11 +64,20 @@ def python_tar() -> bytes:
                 link = tarfile.TarInfo(program)
                 link.type, link.linkname = tarfile.SYMTYPE, os.path.realpath(program)
                 tar.addfile(link)
-        version = "python" + subprocess.run(
-            ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-            capture_output=True, text=True, check=True,
-        ).stdout.strip()
-        tar.add(f"/usr/lib/{version}", f"/usr/lib/{version}", filter=lambda i: None if "/test" in i.name or "__pycache__" in i.name else i)
+        version = (
+            "python"
+            + subprocess.run(
+                ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+        )
+        tar.add(
+            f"/usr/lib/{version}",
+            f"/usr/lib/{version}",
+            filter=lambda i: None if "/test" in i.name or "__pycache__" in i.name else i,
+        )
     return out.getvalue()
 
 
@@ -92,7 +104,11 @@ def test_a_helper_container_sees_the_kernel(pen, client, monkeypatch):
         said = process.run((*host.probe_site().python, "-c", code), stdin=b"fed", deadline=20)
         assert said.text.split() == ["1", "True", "True", "fed"], said
         piped = (sys.executable, "-m", "harness.engine.pipe", pen.docker_host, labelled[0]["Id"])
-        said = process.run((*piped, "python3", "-c", "import sys; print(sys.stdin.read()); sys.exit(5)"), stdin=b"fed", deadline=20)
+        said = process.run(
+            (*piped, "python3", "-c", "import sys; print(sys.stdin.read()); sys.exit(5)"),
+            stdin=b"fed",
+            deadline=20,
+        )
         assert (said.code, said.out) == (5, b"fed\n"), said
     assert not client.ps(filters={"label": ["deathbench"]}).need("ps"), "it goes with its machine"
 
@@ -134,10 +150,14 @@ def test_a_far_engine_looks_near(pen, tmp_path):
         b.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=serve, daemon=True).start()
-    relay = Relay(Endpoint(f"tcp://127.0.0.1:{listener.getsockname()[1]}", "a test"), tmp_path / "d.sock")
+    relay = Relay(
+        Endpoint(f"tcp://127.0.0.1:{listener.getsockname()[1]}", "a test"), tmp_path / "d.sock"
+    )
     relay.open()
     far = engine.connect(f"unix://{relay.path}")
-    assert far.info().need("info")["ID"] == engine.connect(pen.docker_host).info().need("info")["ID"]
+    assert (
+        far.info().need("info")["ID"] == engine.connect(pen.docker_host).info().need("info")["ID"]
+    )
     far.close()
     relay.close()
     listener.close()

@@ -1,0 +1,32 @@
+"""`clean`: remove what killed runs left behind, and say what it was."""
+
+from __future__ import annotations
+
+import json as jsonlib
+
+from harness.errors import ExitCode
+from harness.machine import leftovers
+
+
+def main(*, dry: bool = False, json: bool = False) -> int:
+    """Exit code 0 when nothing is left, 3 when something would not go."""
+    found = leftovers.clean(dry=dry)
+    if json:
+        document = {
+            "format": "deathbench.clean/1",
+            "dry": dry,
+            "removed": found.removed,
+            "stuck": found.stuck,
+            "spared": found.spared,
+        }
+        print(jsonlib.dumps(document))
+    else:
+        for line in found.removed:
+            print(("would remove " if dry else "removed ") + line)
+        for line in found.stuck:
+            print(f"could not remove {line}")
+        for line in found.spared:
+            print(f"spared {line}: it is alive")
+        if not found.removed and not found.stuck:
+            print("nothing to clean")
+    return int(ExitCode.ENVIRONMENT if found.stuck else ExitCode.OK)
