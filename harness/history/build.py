@@ -8,6 +8,7 @@ of the machine is told by arrival (its boottime begins anew).
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness import events as e
@@ -29,7 +30,15 @@ from harness.model.verdicts import Blind
 from harness.parse.daemon import parse_daemon
 from harness.parse.docker import engine_fact, parse_state
 from harness.parse.kernel import parse_kernel
-from harness.parse.trace import Executed, Forked, OomVictim, Signal, TaskExit, parse_trace
+from harness.parse.trace import (
+    Executed,
+    Forked,
+    OomVictim,
+    Signal,
+    TaskExit,
+    TraceFact,
+    parse_trace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,6 +70,7 @@ def build(events: Iterable[e.Event]) -> History:
         signals=tuple(sort["signals"]),
         exits=tuple(sort["exits"]),
         victims=tuple(sort["victims"]),
+        senders=tuple(sort["senders"]),
         forks=tuple(sort["forks"]),
         programs=tuple(sort["programs"]),
         procs=tuple(sort["procs"]),
@@ -128,7 +138,7 @@ def _seen(p: Placed, what: Any) -> Seen[Any]:
 
 
 _PLAIN: dict[str, str] = {
-    "proc": "procs",
+    "sender": "senders",
     "pidfd": "pidfds",
     "death": "ends",
     "machine": "machine",
@@ -165,7 +175,11 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
             fact = parse_trace(event.text)
             for kind, name in _TRACE:
                 if isinstance(fact, kind) and (name in _LINEAGE_ONLY or event.instance != "B"):
-                    to[name].append(_seen(p, fact))
+                    to[name].append(_seen(p, _by_process(fact, event.tgid)))
+        case e.ProcEvent():
+            to["procs"].append(_seen(p, event))
+            if event.what == "fork" and event.child is not None:
+                to["forks"].append(_seen(p, Forked(event.tgid, event.child, event.name or "")))
         case e.KernelLine():
             said = parse_kernel(event.text)
             if said is not None:
@@ -177,7 +191,7 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
         case e.DaemonLog():
             line = parse_daemon(event.text)
             if line is not None:
-                to["daemon_log"].append(_seen(p, line))
+                to["daemon_log"].append(_seen(p, replace(line, daemon=event.daemon)))
         case e.DaemonState():
             to["daemons"].append(
                 _seen(p, Daemon(event.daemon, event.pid, event.start, event.state, event.container, event.status))
@@ -213,6 +227,17 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
             pass
 
 
+def _by_process(fact: TraceFact, tgid: int | None) -> TraceFact:
+    """The line names the running thread; where the tracer says its process, that is meant."""
+    if tgid is None:
+        return fact
+    if isinstance(fact, Signal):
+        return replace(fact, sender=tgid)
+    if isinstance(fact, Forked):
+        return replace(fact, pid=tgid)
+    return fact
+
+
 def _grouped(said: list[tuple[str, SourceSaid]]) -> dict[str, tuple[SourceSaid, ...]]:
     found: dict[str, tuple[SourceSaid, ...]] = {}
     for name, one in said:
@@ -239,38 +264,42 @@ def _mains(found: list[Main]) -> tuple[Main, ...]:
 
 
 def _attempts(found: list[Placed]) -> tuple[Attempt, ...]:
-    """Pair exec edges: per label and container, in order; exec ids decide where they are there."""
+    """Pair exec edges: per label, in order; exec ids decide where they are there.
+
+    Not per container: an exec is asked for by name, and a recreate puts another container
+    behind that name while it is under way. The one that was meant at the request counts.
+    """
     done: list[Attempt] = []
-    open_: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    open_: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for p in found:
         event = p.event
-        assert isinstance(event, e.Exec)  # noqa: S101  sorted by kind
-        key = (event.label, event.container)
+        assert isinstance(event, e.Exec)
+        waiting = open_[event.label]
         if event.edge == "request":
-            open_[key].append({"begin": p.at, "n": event.n, "id": event.exec_id})
+            waiting.append({"begin": p.at, "n": event.n, "id": event.exec_id, "of": event.container})
             continue
-        waiting = open_[key]
         one = next((w for w in waiting if w["id"] is not None and w["id"] == event.exec_id), None)
-        one = one or (waiting[0] if waiting else None)
+        one = one or next((w for w in waiting if w["id"] is None), None)
         if one is None:
             # Only the answer was kept: it is what we know.
-            one = {"begin": p.at - int((event.seconds or 0) * 1e9), "n": event.n, "id": event.exec_id}
+            begin = p.at - int((event.seconds or 0) * 1e9)
+            one = {"begin": begin, "n": event.n, "id": event.exec_id, "of": event.container}
             waiting.append(one)
         one["id"] = event.exec_id or one["id"]
         if event.edge in ("created", "started"):
             one[event.edge] = True
         elif event.edge == "answer":
             waiting.remove(one)
-            done.append(_attempt(key, one, p.at, event))
-    for key, waiting in open_.items():
-        done.extend(_attempt(key, one, None, None) for one in waiting)
+            done.append(_attempt(event.label, one, p.at, event))
+    for label, waiting in open_.items():
+        done.extend(_attempt(label, one, None, None) for one in waiting)
     return tuple(sorted(done, key=lambda a: (a.begin, a.n)))
 
 
-def _attempt(key: tuple[str, str], one: dict[str, Any], end: int | None, answer: e.Exec | None) -> Attempt:
+def _attempt(label: str, one: dict[str, Any], end: int | None, answer: e.Exec | None) -> Attempt:
     return Attempt(
-        label=key[0],
-        container=key[1],
+        label=label,
+        container=one["of"],
         begin=one["begin"],
         end=end,
         exec_id=one["id"],
@@ -292,7 +321,7 @@ def _calls(found: list[Placed]) -> tuple[Call, ...]:
     open_: dict[tuple[str, str], list[Placed]] = defaultdict(list)
     for p in found:
         event = p.event
-        assert isinstance(event, e.ApiCall)  # noqa: S101  sorted by kind
+        assert isinstance(event, e.ApiCall)
         key = (event.call, event.container)
         if event.edge == "request":
             open_[key].append(p)
@@ -307,7 +336,7 @@ def _calls(found: list[Placed]) -> tuple[Call, ...]:
 def _call(asked: Placed, answered: Placed | None) -> Call:
     ask = asked.event
     answer = None if answered is None else answered.event
-    assert isinstance(ask, e.ApiCall)  # noqa: S101
+    assert isinstance(ask, e.ApiCall)
     planned, http, error, n = ask.planned, ask.http, ask.error, None
     if isinstance(answer, e.ApiCall):
         planned, http, error, n = planned or answer.planned, answer.http, answer.error, answer.n
@@ -320,16 +349,16 @@ def _spans(found: list[Placed]) -> tuple[Span, ...]:
     open_: dict[str, Placed] = {}
     for p in found:
         event = p.event
-        assert isinstance(event, e.Phase)  # noqa: S101
+        assert isinstance(event, e.Phase)
         if event.edge == "begin":
             open_[event.phase] = p
         elif event.phase in open_:
             start = open_.pop(event.phase)
             begun = start.event
-            assert isinstance(begun, e.Phase)  # noqa: S101
+            assert isinstance(begun, e.Phase)
             done.append(Span(event.phase, start.at, p.at, event.detail or begun.detail, begun.n))
     for name, start in open_.items():
         begun = start.event
-        assert isinstance(begun, e.Phase)  # noqa: S101
+        assert isinstance(begun, e.Phase)
         done.append(Span(name, start.at, None, begun.detail, begun.n))
     return tuple(sorted(done, key=lambda s: (s.begin, s.n)))

@@ -64,6 +64,7 @@ class History:
     signals: tuple[Seen[Signal], ...] = ()
     exits: tuple[Seen[TaskExit], ...] = ()
     victims: tuple[Seen[OomVictim], ...] = ()
+    senders: tuple[Seen[events.SignalSender], ...] = ()
     forks: tuple[Seen[Forked], ...] = ()
     programs: tuple[Seen[Executed], ...] = ()
     procs: tuple[Seen[events.ProcEvent], ...] = ()

@@ -3,9 +3,9 @@ r"""Lines of dockerd and containerd (logfmt or JSON), as typed facts.
     >>> parse_daemon(
     ...     'time="2026-11-23T13:00:00.1Z" level=info msg="Processing signal \'terminated\'"'
     ... )
-    DaemonFact(what='signal', container=None, detail='terminated')
+    DaemonFact(what='signal', container=None, detail='terminated', daemon='')
     >>> parse_daemon('{"level":"info","msg":"API listen on /run/docker.sock","time":"2026-11-23T13:00:00Z"}')
-    DaemonFact(what='ready', container=None, detail='/run/docker.sock')
+    DaemonFact(what='ready', container=None, detail='/run/docker.sock', daemon='')
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class DaemonFact:
     what: str
     container: str | None
     detail: str
+    daemon: str = ""
 
 
 _PAIR = re.compile(r'(?P<key>[\w.-]+)=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"]*))(?=\s|$)')

@@ -1,0 +1,390 @@
+"""Clues around a main process that left by itself: what had just happened to it.
+
+Rule: a trigger is something the kernel, the cgroup or the mount table recorded, shortly
+before; the container's own words (its log) only ever support. What happens after the
+end (namespaces torn down, interfaces gone) is its consequence and is not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.attribution.senders import place
+from harness.attribution.table import Clue, Clues
+from harness.history.clock import KERNEL
+from harness.parse import container_of
+from harness.parse.cgroup import parse_pressure
+from harness.parse.kernel import Crash, ForkRejected, SeccompKill, StorageError
+from harness.parse.mountinfo import parse_mount
+from harness.parse.trace import DELIVERED, SI_KERNEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.attribution.case import Case
+    from harness.events import ProcEvent
+    from harness.history import Seen
+    from harness.parse.mountinfo import Mount
+    from harness.parse.trace import Signal
+
+SHORTLY = 1_500_000_000
+"""How long before an end a trigger still counts as its reason. A shell that is refused a
+fork, a write or a child leaves in milliseconds; a loop with `sleep 1` in a second."""
+
+CORE = frozenset({4, 5, 6, 7, 8, 11, 31})
+"""Signals a process brings on itself."""
+
+
+# --- how it left -------------------------------------------------------------------
+
+
+def left(case: Case) -> Clues:
+    """its main process ended by itself"""
+    if case.left_with is None:
+        return ()
+    status = case.death.wait_status
+    for p in case.history.procs:
+        if status is not None and p.n in case.ending.witnesses and p.what.status == status:
+            return (Clue(p.n, "proc", f"the main process left with status {case.left_with}"),)
+    die = case.ending.die
+    return () if die is None else (Clue(die.n, "docker", f"the engine says exit code {case.left_with}"),)
+
+
+def left_with_zero(case: Case) -> Clues:
+    """its main process ended by itself with status 0"""
+    return left(case) if case.left_with == 0 else ()
+
+
+def left_with_error(case: Case) -> Clues:
+    """its main process ended by itself with an error status"""
+    return left(case) if case.left_with else ()
+
+
+def engine_agrees(case: Case) -> Clues:
+    """the engine says the same exit code"""
+    die = case.ending.die
+    if die is None or die.what.exit_code != case.death.exit_code:
+        return ()
+    return (Clue(die.n, "docker", f"the engine says exit code {die.what.exit_code}"),)
+
+
+def killed_by_core(case: Case) -> Clues:
+    """its main process was ended by a signal that a fault of its own raises"""
+    if case.killed_by not in CORE:
+        return ()
+    return tuple(
+        Clue(p.n, "proc", f"the main process was killed by signal {case.killed_by}")
+        for p in case.history.procs
+        if p.n in case.ending.witnesses and p.what.status == case.death.wait_status
+    )
+
+
+def fault(case: Case) -> Clues:
+    """the fault itself"""
+    main = case.main
+    if main is None:
+        return ()
+    clues = [
+        Clue(s.n, "kernel", f"the kernel log has its fault ({getattr(s.what, 'what', 'seccomp')})")
+        for s in case.history.kernel
+        if isinstance(s.what, Crash | SeccompKill) and s.what.pid == main.pid and abs(s.at - case.at) <= 2 * SHORTLY
+    ]
+    clues += [
+        Clue(s.n, "trace", f"it raised signal {s.what.sig} itself")
+        for s in case.to_main
+        if s.what.sig == case.killed_by and (s.what.code > 0 or s.what.sender == main.pid)
+    ]
+    clues += [
+        Clue(p.n, "proc", "the kernel began a core dump of it")
+        for p in case.history.procs
+        if p.what.what == "coredump" and p.what.pid == main.pid and p.at >= main.begin
+    ]
+    return tuple(clues)
+
+
+# --- children ----------------------------------------------------------------------
+
+
+def children(case: Case) -> Iterator[Seen[ProcEvent]]:
+    """Direct children of the main process that ended shortly before it."""
+    main = case.main
+    if main is None:
+        return
+    for p in case.history.procs:
+        if p.what.what == "exit" and p.what.pid != main.pid and p.what.ppid == main.pid:
+            if case.at - SHORTLY <= p.at <= case.at + 5_000_000:
+                yield p
+
+
+def child_crashed(case: Case) -> Clues:
+    """a child of the main process crashed, and the main process passed its status on"""
+    code = case.left_with
+    if code is None or code - 128 not in CORE:
+        return ()
+    return tuple(
+        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {code - 128}")
+        for p in children(case)
+        if p.what.status is not None and p.what.status & 0x7F == code - 128 and not _sent(case, p.what.pid, code - 128)
+    )
+
+
+def _sent(case: Case, pid: int, number: int) -> bool:
+    """Did somebody send it that signal (rather than a fault of its own)?"""
+    return any(
+        s.what.pid == pid and s.what.sig == number and s.what.code <= 0 and s.what.sender != pid
+        for s in case.history.signals
+        if case.at - 2 * SHORTLY <= s.at <= case.at
+    )
+
+
+def child_fault(case: Case) -> Clues:
+    """the child's fault itself"""
+    pids = {p.what.pid for p in children(case)}
+    clues = [
+        Clue(s.n, "kernel", f"the kernel log has the fault of process {s.what.pid}")
+        for s in case.history.kernel
+        if isinstance(s.what, Crash | SeccompKill) and s.what.pid in pids and abs(s.at - case.at) <= 2 * SHORTLY
+    ]
+    return tuple(clues) + tuple(
+        Clue(s.n, "trace", f"process {s.what.pid} raised signal {s.what.sig} itself")
+        for s in case.history.signals
+        if s.what.pid in pids and s.what.sig in CORE and (s.what.code > 0 or s.what.sender == s.what.pid)
+    )
+
+
+def _child_signals(case: Case) -> Iterator[Seen[Signal]]:
+    """Signals to a child of the main process that ended the child, which the main process passed on."""
+    code = case.left_with
+    if case.main is None or code is None or code == 0:
+        return
+    dead = {p.what.pid: p for p in children(case) if p.what.status is not None and p.what.status & 0x7F}
+    for s in case.history.signals:
+        child = dead.get(s.what.pid)
+        if child is None or s.what.result != DELIVERED or not case.at - SHORTLY <= s.at <= case.at:
+            continue
+        if child.what.status is not None and child.what.status & 0x7F == s.what.sig and code == 128 + s.what.sig:
+            yield s
+
+
+def _child_killed(case: Case, *places: str) -> Clues:
+    for s in _child_signals(case):
+        if s.what.code <= 0 and case.main is not None and s.what.sender != case.main.pid and place(case, s) in places:
+            clues = [Clue(s.n, "trace", f"process {s.what.sender} sent its child {s.what.pid} signal {s.what.sig}")]
+            clues += [Clue(p.n, "proc", f"its child {s.what.pid} was killed by signal {s.what.sig}") for p in children(case) if p.what.pid == s.what.pid]
+            return tuple(clues)
+    return ()
+
+
+def child_killed_inside(case: Case) -> Clues:
+    """a process of the container killed a child of the main process, which passed the status on"""
+    return _child_killed(case, "same-container")
+
+
+def child_killed_by_host(case: Case) -> Clues:
+    """a process of the machine killed a child of the main process, which passed the status on"""
+    return _child_killed(case, "host")
+
+
+def any_child_killed(case: Case) -> Clues:
+    """a child of the main process was killed just before"""
+    return tuple(
+        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {p.what.status & 0x7F}")
+        for p in children(case)
+        if p.what.status is not None and p.what.status & 0x7F and case.left_with == 128 + (p.what.status & 0x7F)
+    )
+
+
+def cpu_limit(case: Case) -> Clues:
+    """the kernel says that its CPU time is used up"""
+    main = case.main
+    if main is None:
+        return ()
+    clues = [
+        Clue(s.n, "trace", "the kernel raised SIGXCPU: its CPU time is used up")
+        for s in case.history.signals
+        if s.what.sig == 24 and s.what.code == SI_KERNEL and case.begin <= s.at <= case.at + KERNEL
+        and (s.what.pid == main.pid or any(p.what.pid == s.what.pid for p in children(case)))
+    ]
+    return tuple(clues[-2:])
+
+
+def timer_kill(case: Case) -> Clues:
+    """the kernel ended it from its own timer"""
+    main, blow = case.main, case.blow
+    if main is None:
+        return ()
+    if blow is not None and blow.what.code == SI_KERNEL and blow.what.sig in (9, 24) and blow.what.sender == main.pid:
+        return (Clue(blow.n, "trace", f"the kernel raised signal {blow.what.sig} in the process itself"),)
+    return tuple(
+        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal 24")
+        for p in children(case)
+        if p.what.status is not None and p.what.status & 0x7F == 24 and case.left_with == 128 + 24
+    )
+
+
+# --- limits ------------------------------------------------------------------------
+
+
+def fork_refused(case: Case) -> Clues:
+    """its pids limit refused a fork just before"""
+    clues = [
+        Clue(s.n, "kernel", "the kernel log says its pids controller refused a fork")
+        for s in case.history.kernel
+        if isinstance(s.what, ForkRejected)
+        and container_of(s.what.cgroup) == case.container
+        and case.at - SHORTLY <= s.at - s.error <= case.at + s.error
+    ]
+    if case.cgroup is not None:
+        rise = case.rises(case.cgroup, "pids.events", "max", case.at - SHORTLY, case.at + SHORTLY)
+        if rise is not None:
+            clues.append(Clue(rise.n, "cgroup", "its pids.events counts refused forks"))
+    return tuple(clues)
+
+
+# --- storage -----------------------------------------------------------------------
+
+FULL = 4 << 20
+"""Bytes that count as nothing left: less than one image layer's metadata needs."""
+
+
+def disk_full(case: Case) -> Clues:
+    """a file system of the engine was full just before"""
+    clues = []
+    for s in case.history.machine:
+        if case.at - 5 * 10**9 <= s.at <= case.at + 10**9:
+            for where, disk in sorted(s.what.disks.items()):
+                if disk.get("total", 0) > 0 and disk.get("free", FULL) < min(FULL, disk["total"] // 50):
+                    clues.append(Clue(s.n, "machine", f"{where} had {disk['free']} bytes left"))
+                elif disk.get("inodes", 0) > 0 and disk.get("inodes_free", 1) == 0:
+                    clues.append(Clue(s.n, "machine", f"{where} had no inodes left"))
+    clues = clues[-1:]
+    clues += [
+        Clue(s.n, "daemon-log", "dockerd says that no space is left")
+        for s in case.history.daemon_log
+        if s.what.what == "no-space" and case.at - 10 * 10**9 <= s.at <= case.at + 2 * 10**9
+    ][:2]
+    return tuple(clues)
+
+
+def said_no_space(case: Case) -> Clues:
+    """its log says that no space is left"""
+    return _log_says(case, "no space left on device")
+
+
+def said_read_only(case: Case) -> Clues:
+    """its log says that a file system is read-only"""
+    return _log_says(case, "read-only file system")
+
+
+def _log_says(case: Case, words: str) -> Clues:
+    return tuple(
+        Clue(s.n, "logs", f"its log says: {words}")
+        for s in case.history.logs
+        if s.what.container == case.container and words in s.what.text[-4000:].lower()
+    )[:1]
+
+
+def tmpfs_full(case: Case) -> Clues:
+    """a tmpfs of its own was full"""
+    if case.cgroup is None:
+        return ()
+    sizes = [m.size for m in _mounted(case) if m.fstype == "tmpfs" and m.size and "rw" in m.options]
+    held = [s for f, k in (("memory.stat", "shmem"), ("memory.stat", "total_shmem")) for s in case.counter(case.cgroup, f, k)]
+    for s in reversed(held):
+        if case.at - 2 * SHORTLY <= s.at <= case.at + SHORTLY:
+            for size in sizes:
+                if 0 <= size - s.what < 1 << 18 or (size - s.what) * 50 < size and s.what <= size * 2:
+                    return (Clue(s.n, "cgroup", f"its tmpfs files hold {s.what} of {size} bytes"),)
+    return ()
+
+
+def _mounted(case: Case) -> list[Mount]:
+    """Its mount table when it ended, as far as it was seen."""
+    lines: dict[str, Mount] = {}
+    for s in case.history.mounts:
+        if s.what.container == case.container and s.at <= case.at:
+            for line in s.what.removed:
+                lines.pop(line, None)
+            for line in s.what.added:
+                if (m := parse_mount(line)) is not None:
+                    lines[line] = m
+    return list(lines.values())
+
+
+def _changes(case: Case, begin: int, end: int) -> Iterator[tuple[Seen[object], list[Mount], list[Mount]]]:
+    first = True
+    for s in case.history.mounts:
+        if s.what.container != case.container:
+            continue
+        # The first one holds the whole table: nothing came or went by it.
+        if not first and begin <= s.at <= end:
+            gone = [m for line in s.what.removed if (m := parse_mount(line)) is not None]
+            come = [m for line in s.what.added if (m := parse_mount(line)) is not None]
+            yield s, gone, come
+        first = False
+
+
+def became_read_only(case: Case) -> Clues:
+    """one of its mounts had just become read-only"""
+    return tuple(
+        Clue(s.n, "mounts", f"its mount {new.point} became read-only")
+        for s, gone, come in _changes(case, case.at - 2 * SHORTLY, case.at)
+        for new in come
+        if new.read_only and any(old.point == new.point and not old.read_only for old in gone)
+    )
+
+
+def lost_mount(case: Case) -> Clues:
+    """one of its mounts had just been taken away"""
+    return tuple(
+        Clue(s.n, "mounts", f"its mount {old.point} was taken away")
+        for s, gone, come in _changes(case, case.at - 2 * SHORTLY, case.at)
+        for old in gone
+        if not any(new.point == old.point for new in come)
+    )
+
+
+def source_deleted(case: Case) -> Clues:
+    """the source of one of its mounts had just been deleted"""
+    return tuple(
+        Clue(s.n, "mounts", f"the source of its mount {new.point} was deleted")
+        for s, gone, come in _changes(case, case.at - 2 * SHORTLY, case.at)
+        for new in come
+        if new.deleted and any(old.point == new.point and not old.deleted for old in gone)
+    )
+
+
+def lost_interface(case: Case) -> Clues:
+    """it had just lost a network interface"""
+    return tuple(
+        Clue(s.n, "network", f"it lost {', '.join(s.what.removed[:3])}")
+        for s in case.history.networks
+        if s.what.container == case.container
+        and case.at - 2 * SHORTLY <= s.at <= case.at
+        and any(not name.startswith("route ") and name not in s.what.added for name in s.what.removed)
+    )
+
+
+def storage_error(case: Case) -> Clues:
+    """the storage reported an error just before"""
+    return tuple(
+        Clue(s.n, "kernel", f"the kernel log has an error of {s.what.device} ({s.what.what})")
+        for s in case.history.kernel
+        if isinstance(s.what, StorageError) and case.at - 2 * SHORTLY <= s.at <= case.at
+    )
+
+
+def pressed(case: Case) -> Clues:
+    """the machine's memory was short"""
+    for s in reversed(case.history.machine):
+        if case.at - 12 * 10**9 <= s.at <= case.at + 10**9:
+            full = parse_pressure(s.what.pressure.get("memory", "")).get("full")
+            total, there = s.what.memory.get("MemTotal", 0), s.what.memory.get("MemAvailable")
+            if (full is not None and full.avg10 > 0) or (total and there is not None and there * 10 < total):
+                return (Clue(s.n, "machine", "the machine's memory was short"),)
+    return ()
+
+
+def lived(case: Case) -> int:
+    """How long its main process lived, ns."""
+    return case.at - case.begin

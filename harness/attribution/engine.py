@@ -1,0 +1,303 @@
+"""Clues of the engine: which request ended it, and whether the daemons themselves went.
+
+Rule: a request by somebody else is seen in the engine's own events, minus what our own
+requests explain. Silence of the stream proves nothing once dockerd has gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.attribution.senders import by_engine, deciding, kill_events
+from harness.attribution.table import Clue, Clues
+from harness.history.clock import ENGINE, KERNEL
+from harness.parse.execs import parse_exec_error
+from harness.parse.kernel import OomKill, OomKilled
+from harness.parse.trace import DELIVERED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.attribution.case import Case
+    from harness.attribution.table import Look
+    from harness.history import Daemon, Seen
+
+SETTLED = 300_000_000
+"""After a death `stop`, `restart` or `destroy` follow its `die` within this time, load aside."""
+
+LEAVING = 40_000_000_000
+"""dockerd waits for its containers before it leaves: their grace period and a little."""
+
+
+# --- requests -----------------------------------------------------------------------
+
+
+def request_of(case: Case) -> str | None:
+    """Which request of somebody else's ended it: kill | stop | restart | rm, or None when
+    the engine's words do not say (yet)."""
+    kills = [s for s in case.foreign("kill") if s.at - ENGINE <= case.at + LEAVING]
+    if not kills:
+        return None
+    after = case.ending.die.at if case.ending.die is not None else case.at
+    later = {s.what.action: s for s in case.foreign("restart", "stop", "destroy") if s.at >= after - ENGINE}
+    if "restart" in later:
+        return "restart"
+    if "stop" in later:
+        return "stop"
+    removing = _removing(case)
+    if removing or "destroy" in later:
+        # `rm -f` kills by 9 at once; with --rm the engine removes it itself after any end.
+        signals = [s.what.signal for s in kills]
+        if signals == [9] and (removing or _auto_remove(case) is False or _auto_remove(case) is None):
+            return "rm" if removing or _auto_remove(case) is False else None
+        return "kill" if signals == [9] and _auto_remove(case) else None
+    if case.history.active("docker", min(after, case.at), after + SETTLED) and case.history.end >= after + SETTLED:
+        signals = [s.what.signal for s in kills]
+        return "kill" if len(set(signals)) == 1 else None
+    return None
+
+
+def _auto_remove(case: Case) -> bool | None:
+    for c in reversed(case.history.containers):
+        if c.id == case.container:
+            for key in ("auto_remove", "AutoRemove"):
+                for said in (c.config, c.limits):
+                    if isinstance(said.get(key), bool):
+                        return bool(said[key])
+    return None
+
+
+def _removing(case: Case) -> bool:
+    for attempt in case.history.attempts:
+        if attempt.container == case.container and attempt.end is not None and attempt.end >= case.at:
+            fault = parse_exec_error(attempt.error or attempt.output, attempt.http)
+            if fault is not None and fault.what == "removing":
+                return True
+    return any(
+        s.what.container == case.container and s.what.state is not None and s.what.state.status == "removing"
+        for s in case.history.looks
+    )
+
+
+def asked(request: str | None) -> Look:
+    """A look for exactly this request."""
+
+    def look(case: Case) -> Clues:
+        if request_of(case) != request:
+            return ()
+        named = {"restart": ("restart",), "stop": ("stop",), "rm": ("destroy",)}.get(request or "", ())
+        after = case.ending.die.at if case.ending.die is not None else case.at
+        said = [s for s in case.foreign(*named) if s.at >= after - ENGINE][:1] if named else []
+        return (
+            *kill_events(case),
+            *(Clue(s.n, "docker", f"the engine finished a {s.what.action} that somebody else asked for") for s in said),
+        )
+
+    look.__doc__ = f"a {request} by somebody else in the engine's events" if request else (
+        "a request by somebody else in the engine's events"
+    )
+    return look
+
+
+def engine_die(case: Case) -> Clues:
+    """the engine's own notice of the end"""
+    die = case.ending.die
+    return () if die is None else (Clue(die.n, "docker", f"the engine noticed the end (exit code {die.what.exit_code})"),)
+
+
+def kill_then_die(case: Case) -> Clues:
+    """a kill by somebody else that no process survives, then the end"""
+    die = case.ending.die
+    if die is None:
+        return ()
+    kills = [s for s in case.foreign("kill") if s.at <= die.at + ENGINE]
+    fatal = [s for s in kills if s.what.signal == 9 and die.at - s.at <= LEAVING]
+    ends = [s for s in case.foreign("stop", "restart") if s.at >= die.at - ENGINE]
+    told = [s for s in kills if s.what.signal in (2, 15) and die.at - s.at <= 12_000_000_000]
+    if not fatal and not (told and (ends or _code(case) == 128 + (told[-1].what.signal or 0))):
+        return ()
+    return tuple(
+        Clue(s.n, "docker", f"somebody else told the engine to send signal {s.what.signal}") for s in [*fatal, *told]
+    )
+
+
+def _code(case: Case) -> int | None:
+    return case.ending.die.what.exit_code if case.ending.die is not None else case.death.exit_code
+
+
+def force(case: Case) -> Clues:
+    """dockerd says that the grace period ran out"""
+    return tuple(
+        Clue(s.n, "daemon-log", "dockerd says the grace period ran out")
+        for s in case.history.daemon_log
+        if s.what.what in ("force", "stuck") and s.what.container == case.container and abs(s.at - case.at) <= 2 * 10**9
+    )
+
+
+# --- daemons -----------------------------------------------------------------------
+
+
+def daemons(case: Case, name: str) -> Iterator[Seen[Daemon]]:
+    """What was seen of this daemon."""
+    for s in case.history.daemons:
+        if s.what.name == name and (name != "shim" or s.what.container == case.container):
+            yield s
+
+
+def _log(case: Case, daemon: str, *whats: str) -> list[tuple[int, int, str]]:
+    return [
+        (s.at, s.n, s.what.detail)
+        for s in case.history.daemon_log
+        if s.what.daemon in (daemon, "") and s.what.what in whats
+    ]
+
+
+def ordered_out(case: Case) -> Clues:
+    """dockerd had been told to leave, and had not left yet"""
+    clues = []
+    starts = [at for at, _, _ in _log(case, "dockerd", "starting")]
+    for at, n, detail in _log(case, "dockerd", "signal"):
+        if at - ENGINE <= case.at <= at + LEAVING and not any(at < s <= case.at for s in starts):
+            clues.append(Clue(n, "daemon-log", f"dockerd was told to leave ({detail})"))
+    for s in case.history.signals:
+        if s.what.sig in (2, 15) and s.what.result == DELIVERED and s.at <= case.at <= s.at + LEAVING:
+            daemon = case.history.daemon_at(s.what.pid, s.at)
+            if daemon is not None and daemon.what.name == "dockerd":
+                clues.append(Clue(s.n, "trace", f"dockerd was sent signal {s.what.sig}"))
+    gone = [s.at for s in daemons(case, "dockerd") if s.what.state == "gone"]
+    if clues and any(first <= case.at - 10**9 for first in gone if first >= case.at - LEAVING) and not any(
+        g >= case.at - 10**9 for g in gone
+    ):
+        return ()  # it had left before: what happened after is another story
+    return tuple(clues)
+
+
+def left_after(case: Case) -> Clues:
+    """dockerd left after its containers"""
+    clues = [
+        Clue(n, "daemon-log", "dockerd finished its shutdown")
+        for at, n, _ in _log(case, "dockerd", "shutdown")
+        if case.at - 10**9 <= at <= case.at + LEAVING
+    ]
+    clues += [
+        Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) was gone")
+        for s in daemons(case, "dockerd")
+        if s.what.state == "gone" and case.at - 10**9 <= s.at <= case.at + LEAVING
+    ]
+    return tuple(clues)
+
+
+def leaving(case: Case) -> Clues:
+    """dockerd itself was on its way out, or had gone"""
+    found = ordered_out(case) or gone_before(case)
+    if found:
+        return found
+    return tuple(
+        Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) was gone")
+        for s in daemons(case, "dockerd")
+        if s.what.state == "gone" and case.begin <= s.at <= case.at + SETTLED
+    )
+
+
+def gone_before(case: Case) -> Clues:
+    """dockerd had died without an order while the container ran"""
+    orders = _log(case, "dockerd", "signal")
+    clues = []
+    for s in daemons(case, "dockerd"):
+        if s.what.state == "gone" and case.begin - 10**9 <= s.at <= case.at:
+            if not any(at <= s.at + 10**9 and s.at - at <= LEAVING for at, _, _ in orders):
+                clues.append(Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) died"))
+    clues += [
+        Clue(n, "daemon-log", f"dockerd crashed: {detail}")
+        for at, n, detail in _log(case, "dockerd", "crash")
+        if case.begin <= at <= case.at
+    ]
+    return tuple(clues)
+
+
+def successor(case: Case) -> Clues:
+    """the next dockerd was loading its containers at that time"""
+    gone = [s.at for s in daemons(case, "dockerd") if s.what.state == "gone" and s.at <= case.at]
+    starts = [(at, n) for at, n, _ in _log(case, "dockerd", "starting", "loading") if at <= case.at + ENGINE]
+    clues = [Clue(n, "daemon-log", "a new dockerd was starting") for at, n in starts if not gone or at >= gone[-1] - 10**9]
+    clues += [
+        Clue(s.n, "daemons", f"a new dockerd (pid {s.what.pid}) was there")
+        for s in daemons(case, "dockerd")
+        if s.what.state == "alive" and gone and gone[-1] <= s.at <= case.at + 10**9
+    ]
+    ready = [at for at, _, _ in _log(case, "dockerd", "loaded", "ready") if starts and at >= starts[-1][0]]
+    if ready and case.at > ready[0] + 10**9:
+        return ()
+    return tuple(clues)
+
+
+def daemon_oom(case: Case) -> Clues:
+    """the OOM killer chose dockerd or containerd before"""
+    clues = []
+    for s in case.history.kernel:
+        if isinstance(s.what, OomKill | OomKilled) and case.begin <= s.at + s.error and s.at <= case.at + s.error:
+            daemon = case.history.daemon_at(s.what.pid, s.at)
+            if daemon is not None and daemon.what.name in ("dockerd", "containerd"):
+                clues.append(Clue(s.n, "kernel", f"the kernel log names {daemon.what.name} as OOM victim"))
+    for v in case.history.victims:
+        if case.begin <= v.at <= case.at:
+            daemon = case.history.daemon_at(v.what.pid, v.at)
+            if daemon is not None and daemon.what.name in ("dockerd", "containerd"):
+                clues.append(Clue(v.n, "trace", f"the kernel marked {daemon.what.name} as OOM victim"))
+    return tuple(clues)
+
+
+def shim_first(case: Case) -> Clues:
+    """its shim had died before it did"""
+    clues = []
+    for s in daemons(case, "shim"):
+        if s.what.state == "gone" and case.begin <= s.at < case.at:
+            clues.append(Clue(s.n, "daemons", f"its shim (pid {s.what.pid}) died first"))
+            clues += [
+                Clue(p.n, "proc", f"its shim (pid {s.what.pid}) ended")
+                for p in case.history.procs
+                if p.what.what == "exit" and p.what.pid == s.what.pid and case.begin <= p.at < case.at
+            ]
+    shims = {s.what.pid for s in daemons(case, "shim") if s.what.state == "alive"}
+    for sig in case.history.signals:
+        if sig.what.pid in shims and sig.what.sig in (9, 15) and sig.what.result == DELIVERED:
+            if case.at - 30 * 10**9 <= sig.at < case.at and clues:
+                clues.append(Clue(sig.n, "trace", f"its shim was sent signal {sig.what.sig}"))
+    return tuple(clues)
+
+
+def swept_up(case: Case) -> Clues:
+    """the engine killed it without anybody asking for that"""
+    signal = deciding(case)
+    if signal is None or signal.what.sig != 9 or kill_events(case):
+        return ()
+    return by_engine(case)
+
+
+def code_255(case: Case) -> Clues:
+    """the engine did not learn its exit status (255)"""
+    die = case.ending.die
+    if die is None or die.what.exit_code != 255 or case.left_with == 255:
+        return ()
+    return (Clue(die.n, "docker", "the engine did not learn its exit status and says 255"),)
+
+
+def shim_log(case: Case) -> Clues:
+    """containerd or dockerd noticed the shim's end before the container's"""
+    return tuple(
+        Clue(s.n, "daemon-log", "the daemons lost the shim before the main process ended")
+        for s in case.history.daemon_log
+        if s.what.what == "shim-gone" and s.what.container == case.container and s.at + KERNEL < case.at
+    )
+
+
+# --- the machine's own end ------------------------------------------------------------
+
+
+def rebooted(case: Case) -> Clues:
+    """the machine booted again"""
+    boots = [s for s in case.history.hellos if s.at >= case.begin]
+    first = case.history.hellos[0].what.boot_id if case.history.hellos else None
+    return tuple(
+        Clue(s.n, "probe", "the machine has another boot id") for s in boots if s.what.boot_id != first
+    )[:1]

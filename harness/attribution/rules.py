@@ -1,0 +1,447 @@
+"""The table of rules for deaths: specific before general, the first that applies speaks.
+
+Each row says which cause, what it needs, what it forbids, what would have been seen were
+it something else, and what it can say at most. Reading order is the order of decision:
+what the kernel did; what the daemons did to it; what somebody asked the engine for; who
+else sent the signal; what had just happened to a main process that then left; and last
+that it simply left or crashed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.attribution import around as a
+from harness.attribution import engine as d
+from harness.attribution import oom as m
+from harness.attribution import senders as s
+from harness.attribution import startup as u
+from harness.attribution.table import Rule
+from harness.model.verdicts import Certainty, Sender, SenderKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.attribution.case import Case
+
+LIKELY = Certainty.LIKELY
+
+
+def path(*steps: str) -> Callable[[Case], tuple[str, ...]]:
+    """A path that is always the same."""
+    return lambda case: steps
+
+
+def ended(*steps: str) -> Callable[[Case], tuple[str, ...]]:
+    """A path whose last step is how the main process went."""
+
+    def made(case: Case) -> tuple[str, ...]:
+        if case.left_with is not None:
+            return (*steps, "main-exited")
+        return (*steps, "main-killed")
+
+    return made
+
+
+def oom_path(cause: str) -> Callable[[Case], tuple[str, ...]]:
+    """The main process fell to the OOM killer, alone or with its whole cgroup."""
+    return lambda case: (cause, "whole-cgroup-killed" if m.whole_group(case) else "main-killed")
+
+
+def kernel(kind: SenderKind) -> Callable[[Case], Sender]:
+    """The kernel did it, in this scope."""
+    return lambda case: Sender(kind)
+
+
+def _stopped(case: Case) -> tuple[str, ...]:
+    return ("docker-stop", "grace-expired", "main-killed") if case.killed_by == 9 else ended("docker-stop")(case)
+
+
+_OOM_SUPPORT = (s.raw_status, m.counted, m.engine_oom)
+_END = (s.raw_status, s.end_seen, d.engine_die)
+
+KERNEL = (
+    Rule(
+        cause="memory-limit-main",
+        needs=(m.chose_main, m.own_limit),
+        supports=_OOM_SUPPORT,
+        path=oom_path("memory-limit-main"),
+        sender=kernel(SenderKind.KERNEL_CONTAINER_LIMIT),
+        otherwise="another victim's pid, oom_memcg of a cgroup above, or an earlier SIGKILL of somebody",
+    ),
+    Rule(
+        cause="parent-cgroup-oom",
+        needs=(m.chose_main, m.parent_limit),
+        supports=_OOM_SUPPORT,
+        path=oom_path("parent-cgroup-oom"),
+        sender=kernel(SenderKind.KERNEL_ANCESTOR_LIMIT),
+        otherwise="oom_memcg naming the container's own cgroup, or the machine's",
+    ),
+    Rule(
+        cause="vm-oom",
+        needs=(m.chose_main, m.machine_limit),
+        supports=(*_OOM_SUPPORT, a.pressed),
+        path=oom_path("vm-oom"),
+        sender=kernel(SenderKind.KERNEL_MACHINE),
+        otherwise="oom_memcg naming the container's own cgroup",
+    ),
+    Rule(
+        cause="memory-limit-child",
+        needs=(m.chose_child, m.own_limit_child),
+        forbids=(s.any_user_signal, d.leaving),
+        supports=(a.left, m.counted, m.engine_oom),
+        should_watch=("trace",),
+        path=path("memory-limit-child", "child-killed", "main-exited"),
+        sender=kernel(SenderKind.KERNEL_CONTAINER_LIMIT),
+        otherwise="no OOM victim of the container in the seconds before, or a signal that it could obey",
+    ),
+    Rule(
+        cause="parent-cgroup-oom",
+        needs=(m.chose_child, m.parent_limit_child),
+        forbids=(s.any_user_signal, d.leaving),
+        supports=(a.left, m.counted, m.engine_oom),
+        should_watch=("trace",),
+        path=path("parent-cgroup-oom", "child-killed", "main-exited"),
+        sender=kernel(SenderKind.KERNEL_ANCESTOR_LIMIT),
+        otherwise="oom_memcg naming the container's own cgroup, or the machine's",
+    ),
+    Rule(
+        cause="vm-oom",
+        needs=(m.chose_child, m.machine_limit_child),
+        forbids=(s.any_user_signal, d.leaving),
+        supports=(a.left, m.counted, m.engine_oom, a.pressed),
+        should_watch=("trace",),
+        path=path("vm-oom", "child-killed", "main-exited"),
+        sender=kernel(SenderKind.KERNEL_MACHINE),
+        otherwise="oom_memcg naming the container's own cgroup",
+    ),
+    Rule(
+        cause="memory-limit",
+        needs=(u.victim_of_unknown_rank, d.engine_die),
+        forbids=(s.any_user_signal, s.kill_events, d.leaving),
+        supports=(m.engine_oom,),
+        must_watch=("docker",),
+        most=LIKELY,
+        path=path("memory-limit", "child-killed"),
+        sender=kernel(SenderKind.KERNEL_CONTAINER_LIMIT),
+        otherwise="a signal of somebody, or a request to the engine",
+    ),
+    Rule(
+        cause="cpu-rlimit",
+        needs=(a.timer_kill, a.cpu_limit),
+        forbids=(m.chose_main,),
+        supports=(s.raw_status, a.left),
+        path=ended("cpu-rlimit"),
+        sender=kernel(SenderKind.KERNEL),
+        otherwise="an OOM victim of the same pid, or a sender outside the process",
+    ),
+)
+
+DAEMONS = (
+    Rule(
+        cause="vm-oom-daemon",
+        needs=(d.daemon_oom, d.gone_before, d.successor),
+        forbids=(s.by_host, s.by_inside, s.by_other_container, m.chose_main),
+        supports=(s.by_engine,),
+        path=ended("vm-oom-daemon", "dockerd-killed", "successor-kill"),
+        sender=s.sender,
+        otherwise="a dockerd that left in order, or one that nobody chose as OOM victim",
+    ),
+    Rule(
+        cause="dockerd-restart",
+        needs=(d.ordered_out, d.left_after),
+        forbids=(s.by_host, s.by_inside, s.by_other_container, m.chose_main),
+        supports=(s.by_engine, d.force),
+        path=ended("dockerd-restart", "engine-stop"),
+        sender=s.sender,
+        otherwise="a dockerd that lived on, with no order to leave",
+    ),
+    Rule(
+        cause="dockerd-crash",
+        needs=(d.gone_before, d.successor, s.by_engine),
+        forbids=(d.daemon_oom, m.chose_main, s.kill_events),
+        supports=(s.raw_status, d.force),
+        path=ended("dockerd-crash", "successor-kill"),
+        sender=s.sender,
+        otherwise="an order to leave in dockerd's log, or a main process that ended before the next dockerd came",
+    ),
+    Rule(
+        cause="shim-killed",
+        needs=(d.shim_first, d.swept_up),
+        forbids=(m.chose_main,),
+        supports=(d.code_255, d.shim_log, s.raw_status),
+        path=path("shim-killed", "shim-cleanup", "main-killed"),
+        sender=s.sender,
+        otherwise="a shim that outlives the main process, and a kill event for the SIGKILL",
+    ),
+)
+
+REQUESTS = tuple(
+    Rule(
+        cause=f"docker-{request}",
+        needs=(s.by_engine, s.kill_events, d.asked(request)),
+        forbids=(d.leaving, m.chose_main),
+        supports=(s.raw_status, d.engine_die, d.force),
+        path=_stopped if request == "stop" else ended(f"docker-{request}"),
+        sender=s.sender,
+        otherwise="no kill in the engine's events, a sender that is not the engine's, or dockerd on its way out",
+    )
+    for request in ("restart", "stop", "rm", "kill")
+)
+
+UNTRACED = tuple(
+    Rule(
+        cause=f"docker-{request}",
+        needs=(u.nobody_traced, d.kill_then_die, d.asked(request)),
+        forbids=(d.leaving, u.any_oom),
+        supports=(s.raw_status,),
+        must_watch=("docker",),
+        most=LIKELY,
+        path=ended(f"docker-{request}"),
+        sender=u.the_api,
+        otherwise="an end without a kill in the engine's events",
+    )
+    for request in ("restart", "stop", "rm", "kill")
+)
+
+SENDERS = (
+    Rule(
+        cause="cgroup-kill",
+        needs=(s.in_kernel_group, u.not_by_engine),
+        forbids=(m.chose_main, s.kill_events),
+        supports=(s.raw_status, s.by_host, d.engine_die),
+        path=ended("cgroup-kill"),
+        sender=s.sender,
+        otherwise="a signal that addresses a thread group (grp=1)",
+    ),
+    Rule(
+        cause="userspace-oom",
+        needs=(u.by_oom_daemon, s.by_host, a.pressed),
+        forbids=(m.chose_main,),
+        supports=(s.raw_status, u.oom_daemon_log),
+        path=ended("userspace-oom"),
+        sender=s.sender,
+        otherwise="a machine with memory to spare, or a sender of another kind",
+    ),
+    Rule(
+        cause="other-container-kill",
+        needs=(s.by_other_container,),
+        forbids=(m.chose_main,),
+        supports=_END,
+        path=ended("other-container-kill"),
+        sender=s.sender,
+        otherwise="a sender that lives in no container, or in this one",
+    ),
+    Rule(
+        cause="host-kill",
+        needs=(s.by_host,),
+        forbids=(m.chose_main, u.by_oom_daemon),
+        supports=_END,
+        path=ended("host-kill"),
+        sender=s.sender,
+        otherwise="a sender that the engine made, or that lives in a container",
+    ),
+    Rule(
+        cause="inside-signal",
+        needs=(s.by_inside,),
+        forbids=(m.chose_main, d.leaving),
+        supports=_END,
+        path=ended("inside-signal"),
+        sender=s.sender,
+        otherwise="a sender outside the container",
+    ),
+    Rule(
+        cause="host-kill",
+        needs=(s.from_outside_unseen, u.lone_machine),
+        forbids=(m.chose_main, s.kill_events, d.leaving, d.shim_first, u.by_oom_daemon),
+        supports=_END,
+        must_watch=("docker",),
+        most=LIKELY,
+        path=ended("host-kill"),
+        sender=s.sender,
+        otherwise="a kill in the engine's events, or a shim that died first",
+    ),
+)
+
+_QUIET = (s.earlier_signal, m.any_victim, d.leaving, s.kill_events)
+"""What a trigger must not share the moment with: somebody's signal, the OOM killer, dockerd leaving."""
+
+TRIGGERS = (
+    Rule(
+        cause="inside-child-kill",
+        needs=(a.child_killed_inside,),
+        forbids=_QUIET,
+        supports=(a.left, d.engine_die),
+        path=path("inside-child-kill", "child-killed", "main-exited"),
+        otherwise="a sender outside, an OOM victim, or a main process that was killed itself",
+    ),
+    Rule(
+        cause="host-kill",
+        needs=(a.child_killed_by_host,),
+        forbids=_QUIET,
+        supports=(a.left, d.engine_die),
+        path=path("host-kill", "child-killed", "main-exited"),
+        otherwise="a sender inside the container",
+    ),
+    Rule(
+        cause="child-crash",
+        needs=(a.child_crashed, a.left_with_error),
+        forbids=_QUIET,
+        supports=(a.child_fault, a.engine_agrees),
+        path=path("child-crash", "child-crashed", "main-exited"),
+        otherwise="a raw status that says the main process itself was killed",
+    ),
+    Rule(
+        cause="pids-limit",
+        needs=(a.left_with_error, a.fork_refused),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        should_watch=("trace",),
+        path=path("pids-limit", "main-exited"),
+        otherwise="no refused fork in the second before",
+    ),
+    Rule(
+        cause="tmpfs-full",
+        needs=(a.left_with_error, a.tmpfs_full),
+        forbids=(*_QUIET, a.disk_full),
+        supports=(a.said_no_space, a.engine_agrees),
+        should_watch=("trace",),
+        path=path("tmpfs-full", "main-exited"),
+        otherwise="room on its tmpfs mounts, or none on the machine's disks",
+    ),
+    Rule(
+        cause="disk-full",
+        needs=(a.left_with_error, a.disk_full),
+        forbids=_QUIET,
+        supports=(a.said_no_space, a.engine_agrees),
+        should_watch=("trace",),
+        path=path("disk-full", "main-exited"),
+        otherwise="room on the engine's file systems",
+    ),
+    Rule(
+        cause="mount-readonly",
+        needs=(a.left_with_error, a.became_read_only),
+        forbids=_QUIET,
+        supports=(a.said_read_only, a.engine_agrees),
+        should_watch=("trace",),
+        path=path("mount-readonly", "main-exited"),
+        otherwise="a mount table that did not change",
+    ),
+    Rule(
+        cause="mount-source-deleted",
+        needs=(a.left_with_error, a.source_deleted),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        should_watch=("trace",),
+        path=path("mount-source-deleted", "main-exited"),
+        otherwise="a mount table that did not change",
+    ),
+    Rule(
+        cause="mount-lost",
+        needs=(a.left_with_error, a.lost_mount),
+        forbids=(*_QUIET, a.became_read_only),
+        supports=(a.engine_agrees,),
+        should_watch=("trace",),
+        path=path("mount-lost", "main-exited"),
+        otherwise="a mount table that did not change",
+    ),
+    Rule(
+        cause="network-lost",
+        needs=(a.left_with_error, a.lost_interface),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        should_watch=("trace",),
+        path=path("network-lost", "main-exited"),
+        otherwise="interfaces that stayed until it ended",
+    ),
+    Rule(
+        cause="io-error",
+        needs=(a.left_with_error, a.storage_error),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        should_watch=("trace",),
+        most=LIKELY,
+        path=path("io-error", "main-exited"),
+        otherwise="a kernel log without errors of the storage",
+    ),
+)
+"""Of several that apply with different hypotheses none is right for certain: see `judge`."""
+
+BY_ITSELF = (
+    Rule(
+        cause="exec-format",
+        needs=(a.left_with_error, u.said_exec_format, u.never_became_a_program),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        path=path("exec-format", "main-exited"),
+        otherwise="a main process that became its program before it left",
+    ),
+    Rule(
+        cause="main-crash",
+        needs=(a.killed_by_core, a.fault),
+        forbids=(s.any_user_signal, m.any_victim),
+        supports=(d.engine_die,),
+        path=path("main-crash", "main-crashed"),
+        otherwise="a sender other than itself",
+    ),
+    Rule(
+        cause="main-exit-zero",
+        needs=(a.left_with_zero,),
+        forbids=(*_QUIET, u.any_trigger, u.shim_gone_early),
+        supports=(a.engine_agrees, s.end_seen),
+        must_watch=("trace", "docker"),
+        should_watch=("kernel",),
+        path=path("main-exit-zero", "main-exited"),
+        otherwise="a signal, an OOM victim or a request to the engine in the seconds before",
+    ),
+    Rule(
+        cause="main-exit-error",
+        needs=(a.left_with_error,),
+        forbids=(*_QUIET, a.any_child_killed, u.any_trigger, u.shim_gone_early),
+        supports=(a.engine_agrees, s.end_seen),
+        must_watch=("trace", "docker", "kernel"),
+        path=path("main-exit-error", "main-exited"),
+        otherwise="a signal, an OOM victim, a refused fork, a full disk or a changed mount in the seconds before",
+    ),
+)
+
+MACHINE = (
+    Rule(
+        cause="vm-shutdown",
+        needs=(d.rebooted, u.ended_before_boot, d.ordered_out),
+        path=path("vm-shutdown", "engine-stop"),
+        most=LIKELY,
+        otherwise="the same boot id all along",
+    ),
+    Rule(
+        cause="vm-reboot",
+        needs=(d.rebooted, u.no_end_before_boot),
+        supports=(u.engine_255,),
+        path=path("vm-reboot"),
+        otherwise="the same boot id all along, or an end that the kernel saw before",
+    ),
+)
+
+START = tuple(
+    Rule(
+        cause=cause,
+        needs=(u.refused_start(*faults),),
+        supports=(u.state_error(*faults),),
+        most=LIKELY if cause == "start-failed" else Certainty.CERTAIN,
+        path=path(cause, "main-never-ran"),
+        otherwise="a main process, and a `start` in the engine's events",
+    )
+    for cause, faults in (
+        ("mount-source-missing", ("source-missing",)),
+        ("network-missing", ("network-missing",)),
+        ("nofile-rlimit", ("nofile",)),
+        ("disk-full", ("no-space",)),
+        ("daemon-pids-limit", ("no-pids",)),
+        ("memory-limit", ("no-memory",)),
+        ("entrypoint-missing", ("command-missing", "not-executable")),
+        ("exec-format", ("bad-format",)),
+        ("start-failed", ("bad-user", "bad-cwd", "bad-request", "network-mode", "other")),
+    )
+)
+
+RULES = (*START, *MACHINE, *KERNEL, *DAEMONS, *REQUESTS, *UNTRACED, *SENDERS, *TRIGGERS, *BY_ITSELF)

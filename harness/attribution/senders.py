@@ -1,0 +1,234 @@
+"""Clues of signals: what ended the main process, and who sent it.
+
+Rule: a sender is a place (inside, another container, the engine, the machine), known by
+what the probe saw of it or by its lineage, never by its name alone. For a signal the
+kernel raised the printed sender is only whoever was running. The last signal a process
+could obey before it left is why it left, if it came shortly before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.attribution.table import Clue, Clues
+from harness.history.clock import ENGINE, KERNEL
+from harness.model.verdicts import Sender, SenderKind
+from harness.parse.trace import DELIVERED, SI_KERNEL
+
+if TYPE_CHECKING:
+    from harness.attribution.case import Case
+    from harness.history import Seen
+    from harness.parse.trace import Signal
+
+RUNTIMES = frozenset({"runc", "crun", "youki", "runsc", "kata-runtime"})
+ENDING = frozenset({1, 2, 3, 15})
+"""Signals that mean "leave" to a program that handles them."""
+USER = frozenset({10, 12})
+OBEY = 12_000_000_000
+"""`docker stop` gives ten seconds; who leaves later than that leaves for another reason."""
+RELOAD = 1_000_000_000
+"""HUP and USR signals mean other things as well: they count only at once."""
+
+
+def place(case: Case, signal: Seen[Signal]) -> str | None:
+    """same-container | other-container | engine | host, or None when nobody saw the sender."""
+    seen = case.sender_of(signal)
+    if seen is not None:
+        return seen.what.place
+    chain = [signal.what.sender, *(f.what.pid for f in case.history.makers(signal.what.sender, signal.at))]
+    for pid in chain:
+        for main in case.history.mains:
+            if main.pid == pid and main.begin <= signal.at:
+                return "same-container" if main.container == case.container else "other-container"
+        if case.history.daemon_at(pid, signal.at) is not None:
+            return "engine"
+    return None
+
+
+def outside(case: Case, signal: Seen[Signal]) -> bool:
+    """Can the sender only have been outside? Nothing inside can SIGKILL its own init."""
+    return bool(case.main and case.main.init and signal.what.sig == 9 and signal.what.result == DELIVERED)
+
+
+def obeyed(case: Case) -> Seen[Signal] | None:
+    """The signal it left on: the last that somebody sent it and that it could obey."""
+    if case.killed_by is not None:
+        return None
+    code = case.left_with
+    if code is None and case.death.exit_code is None:
+        return None
+    for s in reversed(case.to_main):
+        if s.what.code == SI_KERNEL or s.what.result != DELIVERED or s.at > case.at + KERNEL:
+            continue
+        ago = case.at - s.at
+        if s.what.sig in ENDING - {1} and ago <= OBEY:
+            return s
+        if s.what.sig in USER | {1} and ago <= RELOAD:
+            return s
+    return None
+
+
+def deciding(case: Case) -> Seen[Signal] | None:
+    """The signal that ended it: the blow, or the one it obeyed."""
+    return case.blow or obeyed(case)
+
+
+def _by(case: Case, *places: str | None) -> Clues:
+    signal = deciding(case)
+    if signal is None or signal.what.code == SI_KERNEL or signal.what.code > 0:
+        return ()
+    if place(case, signal) not in places:
+        return ()
+    clues = [Clue(signal.n, "trace", _says(signal))]
+    seen = case.sender_of(signal)
+    if seen is not None:
+        clues.append(Clue(seen.n, "sender", f"its sender was {_PLACES[seen.what.place]}"))
+    return tuple(clues)
+
+
+_PLACES = {
+    "same-container": "a process of the same container",
+    "other-container": "a process of another container",
+    "engine": "made by the engine",
+    "host": "a process of the machine",
+}
+
+
+def _says(signal: Seen[Signal]) -> str:
+    return f"process {signal.what.sender} sent it signal {signal.what.sig}"
+
+
+def by_engine(case: Case) -> Clues:
+    """the deadly signal came from the engine's own processes"""
+    found = _by(case, "engine")
+    if found:
+        return found
+    signal = deciding(case)
+    if signal is not None and signal.what.code == 0 and place(case, signal) is None:
+        if signal.what.sender_name in RUNTIMES:
+            return (Clue(signal.n, "trace", _says(signal) + " under a runtime's name"),)
+    return ()
+
+
+def by_engine_surely(case: Case) -> Clues:
+    """the deadly signal came from the engine's own processes"""
+    return _by(case, "engine")
+
+
+def by_host(case: Case) -> Clues:
+    """the deadly signal came from a process of the machine, outside every container"""
+    return _by(case, "host")
+
+
+def by_other_container(case: Case) -> Clues:
+    """the deadly signal came from a process of another container"""
+    return _by(case, "other-container")
+
+
+def by_inside(case: Case) -> Clues:
+    """the deadly signal came from a process of the same container"""
+    signal = deciding(case)
+    if signal is not None and case.main is not None and signal.what.sender == case.main.pid:
+        return ()  # what it does to itself is its own end
+    return _by(case, "same-container")
+
+
+def from_outside_unseen(case: Case) -> Clues:
+    """SIGKILL reached the container's init, which nothing inside it can do"""
+    signal = case.blow
+    if signal is None or signal.what.code == SI_KERNEL or not outside(case, signal):
+        return ()
+    if place(case, signal) is not None or signal.what.sender_name in RUNTIMES:
+        return ()
+    return (Clue(signal.n, "trace", _says(signal)),)
+
+
+def in_kernel_group(case: Case) -> Clues:
+    """SIGKILL was raised by way of the cgroup (no thread group addressed), not by kill()"""
+    signal = case.blow
+    if signal is None or signal.what.sig != 9 or signal.what.code != 0 or signal.what.group:
+        return ()
+    return (Clue(signal.n, "trace", "SIGKILL was raised for the cgroup, by its file cgroup.kill"),)
+
+
+def any_user_signal(case: Case) -> Clues:
+    """somebody sent it a signal it could obey"""
+    signal = deciding(case)
+    if signal is None or signal.what.code == SI_KERNEL or signal.what.code > 0:
+        return ()
+    if case.main is not None and signal.what.sender == case.main.pid:
+        return ()
+    return (Clue(signal.n, "trace", _says(signal)),)
+
+
+def earlier_signal(case: Case) -> Clues:
+    """somebody had sent it a signal shortly before"""
+    return tuple(
+        Clue(s.n, "trace", _says(s))
+        for s in case.to_main
+        if s.what.code in (0, -1, -6)
+        and s.what.result == DELIVERED
+        and s.what.sig in ENDING | {9}
+        and case.main is not None
+        and s.what.sender != case.main.pid
+        and case.at - s.at <= 3 * OBEY
+    )
+
+
+def raw_status(case: Case) -> Clues:
+    """its raw wait status"""
+    status = case.death.wait_status
+    if status is None or case.main is None:
+        return ()
+    words = f"it was killed by signal {status & 0x7F}" if status & 0x7F else f"it left with status {status >> 8 & 0xFF}"
+    return tuple(
+        Clue(p.n, "proc", words)
+        for p in case.history.procs
+        if p.what.what == "exit" and p.what.pid == case.main.pid and p.what.status == status and p.n in case.ending.witnesses
+    )
+
+
+def end_seen(case: Case) -> Clues:
+    """who saw its end"""
+    by_number = {n: s for n, s in zip(case.ending.witnesses, case.ending.sources, strict=False)}
+    return tuple(Clue(n, s, f"{s} saw the main process end") for n, s in by_number.items())
+
+
+def sender(case: Case) -> Sender | None:
+    """Who sent the deadly signal, for the verdict."""
+    signal = deciding(case)
+    if signal is None:
+        return None
+    pid, name = signal.what.sender, signal.what.sender_name
+    if signal.what.code == SI_KERNEL or signal.what.code > 0:
+        return Sender(SenderKind.KERNEL)
+    where = place(case, signal)
+    kind = {
+        "same-container": SenderKind.INSIDE,
+        "other-container": SenderKind.OTHER_CONTAINER,
+        "host": SenderKind.HOST_PROCESS,
+        "engine": SenderKind.ENGINE,
+    }.get(where or "")
+    if kind is None:
+        if signal.what.sender_name in RUNTIMES and kill_events(case):
+            return Sender(SenderKind.API, pid, name)
+        return None
+    if kind is SenderKind.ENGINE and kill_events(case):
+        kind = SenderKind.API
+    return Sender(kind, pid, name)
+
+
+def kill_events(case: Case) -> Clues:
+    """the engine was told by somebody else to signal it"""
+    signal = deciding(case)
+    found = []
+    for s in case.foreign("kill"):
+        number = s.what.signal
+        if signal is not None:
+            # The event is written once the runtime has come back: after the signal, give or take.
+            if number is not None and number != signal.what.sig:
+                continue
+            if s.at + s.error + ENGINE < signal.at:
+                continue
+        found.append(Clue(s.n, "docker", f"somebody else told the engine to send signal {number or '?'}"))
+    return tuple(found)

@@ -1,0 +1,228 @@
+"""Clues that stand a little apart: a start that failed, a machine that booted, what nobody saw.
+
+Rule: the engine's own words about its own refusal are evidence of that refusal; anything
+a container printed only supports.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from harness.attribution import around, oom
+from harness.attribution.engine import shim_first
+from harness.attribution.senders import by_engine_surely, deciding, kill_events, place
+from harness.attribution.table import Clue, Clues
+from harness.model.verdicts import Sender, SenderKind
+from harness.parse import container_of
+from harness.parse.execs import parse_exec_error
+from harness.parse.kernel import OomKill
+
+if TYPE_CHECKING:
+    from harness.attribution.case import Case
+    from harness.attribution.table import Look
+
+OOM_DAEMONS = frozenset({"earlyoom", "systemd-oomd", "oomd", "nohang", "low-memory-moni"})
+
+
+# --- a start that failed -------------------------------------------------------------
+
+
+def refused_start(*faults: str) -> Look:
+    """A look for a start the engine refused with one of these faults."""
+
+    def look(case: Case) -> Clues:
+        call = case.ending.call
+        if not case.ending.never_ran or call is None or call.answer_n is None:
+            return ()
+        found = parse_exec_error(call.error or "", call.http)
+        what = found.what if found is not None else "other"
+        if what not in faults and not ("other" in faults and what not in _NAMED):
+            return ()
+        return (Clue(call.answer_n, "api", f"the engine could not start it: {_short(call.error)}"),)
+
+    look.__doc__ = "a start that the engine refused for this reason"
+    return look
+
+
+_NAMED = frozenset(
+    {"source-missing", "network-missing", "nofile", "no-space", "no-pids", "no-memory", "command-missing",
+     "not-executable", "bad-format", "dockerd-unreachable", "containerd-down", "timeout"}
+)  # fmt: skip
+
+
+def state_error(*faults: str) -> Look:
+    """A look for the same reason in the container's State."""
+
+    def look(case: Case) -> Clues:
+        for s in case.history.looks:
+            if s.what.container == case.container and s.what.state is not None and s.what.state.error:
+                found = parse_exec_error(s.what.state.error)
+                if (found.what if found is not None else "other") in faults:
+                    # Inspect reads what the daemon stored, another path than the answer to the request.
+                    return (Clue(s.n, "inspect", f"its State says: {_short(s.what.state.error)}"),)
+        return ()
+
+    look.__doc__ = "the same reason in its State"
+    return look
+
+
+def _short(text: str | None) -> str:
+    return " ".join((text or "").split())[:160]
+
+
+# --- the machine ---------------------------------------------------------------------
+
+
+def _boot_at(case: Case) -> int | None:
+    hellos = case.history.hellos
+    return next((s.at for s in hellos if s.what.boot_id != hellos[0].what.boot_id), None)
+
+
+def ended_before_boot(case: Case) -> Clues:
+    """its main process ended before the machine booted again"""
+    boot = _boot_at(case)
+    if boot is None or case.at > boot or case.death.at_source in ("status", "exec", "docker"):
+        return ()
+    return tuple(Clue(n, s, "its main process ended before the boot") for n, s in zip(case.ending.witnesses[:1], case.ending.sources[:1], strict=True))
+
+
+def no_end_before_boot(case: Case) -> Clues:
+    """nobody saw it end before the machine had booted again"""
+    boot = _boot_at(case)
+    if boot is None or case.at < boot or case.begin > boot:
+        return ()
+    return tuple(Clue(n, "engine", "it was found ended after the boot") for n in case.ending.witnesses[:1])
+
+
+def engine_255(case: Case) -> Clues:
+    """the engine does not know how it ended (255)"""
+    return tuple(
+        Clue(s.n, "status", "the engine does not know how it ended (255)")
+        for s in case.history.looks
+        if s.what.container == case.container and s.what.state is not None and s.what.state.exit_code == 255
+    )[:1]
+
+
+# --- who it was not ------------------------------------------------------------------
+
+
+def nobody_traced(case: Case) -> Clues:
+    """the signals were not traced, so the engine's words stand alone"""
+    die = case.ending.die
+    if case.watched("trace") or deciding(case) is not None or die is None:
+        return ()
+    return (Clue(die.n, "docker", "the engine noticed the end"),)
+
+
+def any_oom(case: Case) -> Clues:
+    """an OOM in the container just before"""
+    kills = [s for s in case.foreign("kill") if s.at <= case.at + 10**9]
+    return tuple(
+        Clue(s.n, "docker", "the engine noticed an OOM in the container just before")
+        for s in case.engine("oom")
+        if abs(s.at - case.at) <= 2 * 10**9 and not any(k.at + 10**9 < s.at for k in kills)
+    ) or oom.any_victim(case)
+
+
+def the_api(case: Case) -> Sender | None:
+    """The engine, on somebody's request."""
+    return Sender(SenderKind.API) if kill_events(case) else None
+
+
+def not_by_engine(case: Case) -> Clues:
+    """its sender was not the engine's"""
+    if by_engine_surely(case) or case.blow is None:
+        return ()
+    if place(case, case.blow) is None:
+        return ()
+    return (Clue(case.blow.n, "trace", "its sender was not the engine's"),)
+
+
+def by_oom_daemon(case: Case) -> Clues:
+    """its sender calls itself a userspace OOM daemon"""
+    signal = deciding(case)
+    if signal is None or signal.what.code > 0 or signal.what.sender_name not in OOM_DAEMONS:
+        return ()
+    return (Clue(signal.n, "trace", f"its sender calls itself {signal.what.sender_name}"),)
+
+
+def oom_daemon_log(case: Case) -> Clues:
+    """the OOM daemon's own words"""
+    return ()
+
+
+def lone_machine(case: Case) -> Clues:
+    """no other container was there that could have done it"""
+    if case.main is None:
+        return ()
+    others = [m for m in case.history.mains if m.container != case.container and m.begin <= case.at]
+    return () if others else (Clue(case.main.n, "main", "its main process is the init of a PID namespace of its own"),)
+
+
+def shim_gone_early(case: Case) -> Clues:
+    """its shim had died before it did"""
+    return shim_first(case)
+
+
+# --- victims of unknown rank -----------------------------------------------------------
+
+
+def victim_of_unknown_rank(case: Case) -> Clues:
+    """the OOM killer chose a process of the container at its own limit, right at the end"""
+    if case.main is not None or case.left_with is not None:
+        return ()
+    return tuple(
+        Clue(s.n, "kernel", f"the kernel log names process {s.what.pid} of the container as OOM victim")
+        for s in case.history.kernel
+        if isinstance(s.what, OomKill)
+        and container_of(s.what.victim_cgroup) == case.container
+        and s.what.limit_cgroup is not None
+        and container_of(s.what.limit_cgroup) == case.container
+        and -(10**9) <= case.at - s.at <= 10**9
+    )
+
+
+# --- by itself -------------------------------------------------------------------------
+
+_FORMAT = re.compile(r"^(?:\S+ )?exec /\S+: (?:exec format error|no such file or directory)\s*$", re.MULTILINE)
+
+
+def said_exec_format(case: Case) -> Clues:
+    """its log holds the runtime's last words about a program it could not become"""
+    return tuple(
+        Clue(s.n, "logs", "its log says: " + s.what.text.strip()[:120])
+        for s in case.history.logs
+        if s.what.container == case.container and _FORMAT.fullmatch(s.what.text.strip())
+    )[:1]
+
+
+def never_became_a_program(case: Case) -> Clues:
+    """its main process never became a program of its own"""
+    main = case.main
+    if main is None or around.lived(case) > 2 * 10**9:
+        return ()
+    if not case.history.active("lineage", main.begin, case.at):
+        return ()
+    # The runtime's init is started by way of /proc/self or a sealed copy of itself.
+    own = [p for p in case.history.programs if p.what.pid == main.pid and main.begin <= p.at <= case.at]
+    if any(not p.what.filename.startswith("/proc/self/") for p in own):
+        return ()
+    return (Clue(main.n, "lineage", "its main process never became a program of its own"),)
+
+
+def any_trigger(case: Case) -> Clues:
+    """something had just happened to it that makes a main process leave"""
+    for look in (
+        around.fork_refused,
+        around.tmpfs_full,
+        around.disk_full,
+        around.became_read_only,
+        around.lost_mount,
+        around.source_deleted,
+        around.storage_error,
+        around.lost_interface,
+    ):
+        if found := look(case):
+            return found
+    return ()

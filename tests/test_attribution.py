@@ -1,0 +1,270 @@
+"""The judge: what it says of deaths whose causes are known, and what it leaves undecided."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import events as e
+from harness.attribution import judge
+from harness.history import build
+from harness.model.causes import CAUSES
+from harness.model.verdicts import Certainty, Outcome
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stories import BASE, C, DOCKERD, MACHINE, MAIN, OTHER, SHIM, SOURCES, Story  # noqa: E402
+
+CHILD = 4300
+
+
+def memory_limit_main():
+    return Story().run().oom(1000, MAIN).ends(1008, 9).over(code=137, oom=True)
+
+
+def memory_limit_child():
+    return Story().run().oom(1000, CHILD).exits(1004, CHILD, 9).ends(1006, 0x100).over(code=1, oom=True)
+
+
+def memory_limit_child_passed_on():
+    return Story().run().oom(1000, CHILD).exits(1004, CHILD, 9).ends(1006, 0x8900).over(code=137, oom=True)
+
+
+def vm_oom_pen():
+    return Story(limit=None).run().oom(1000, MAIN, limit=MACHINE).ends(1008, 9).over(code=137, oom=True)
+
+
+def vm_oom_global():
+    return Story(limit=None).run().oom(1000, MAIN, whole=True).ends(1008, 9).over(code=137, oom=True)
+
+
+def parent_cgroup():
+    s = Story(limit=None).run()
+    return s.oom(1000, MAIN, limit=f"{MACHINE}/docker").ends(1008, 9).over(code=137, oom=True)
+
+
+def exit_zero():
+    return Story().run().ends(1000, 0).over(code=0)
+
+
+def exit_one():
+    return Story().run().ends(1000, 0x100).over(code=1)
+
+
+def docker_kill():
+    return (Story().run().sender_engine(1000, 9).docker(1002, "kill", signal=9).ends(1000.3, 9).over(code=137))
+
+
+def docker_kill_after_old_child_oom():
+    s = Story().run().oom(1000, CHILD).exits(1004, CHILD, 9)
+    return s.sender_engine(2000, 9).docker(2002, "kill", signal=9).ends(2000.3, 9).over(code=137, oom=True)
+
+
+def docker_stop_obeyed():
+    s = Story().run().sender_engine(1000, 15).docker(1002, "kill", signal=15).ends(1001, 0x8F00)
+    return s.docker(1080, "stop").over(code=143)
+
+
+def docker_stop_forced():
+    s = Story().run().sender_engine(1000, 15, res=1).docker(1002, "kill", signal=15)
+    s.sender_engine(2000, 9).docker(2003, "kill", signal=9).ends(2000.2, 9)
+    return s.docker(2080, "stop").over(code=137)
+
+
+def docker_rm():
+    s = Story().run()
+    s.container_is(80, C, auto_remove=False)
+    s.sender_engine(1000, 9).docker(1002, "kill", signal=9).ends(1000.3, 9).docker(1090, "destroy")
+    return s.harness(9005, e.Status, label="post-mortem", container=C, by="inspect", state=None, http=404,
+                     error="No such container: x").harness(9010, e.Phase, phase="clean", edge="begin")
+
+
+def docker_restart():
+    s = Story().run().sender_engine(1000, 15).docker(1002, "kill", signal=15).ends(1001, 0x8F00)
+    s.docker(1080, "stop").run(1100, pid=4900, shim=4800, call=False).docker(1170, "restart")
+    return s.over(status="running")
+
+
+def host_kill():
+    s = Story().run().signal(1000, 9, MAIN, sender=8000, comm="sh", place="host").ends(1000.2, 9)
+    return s.over(code=137)
+
+
+def host_term_handled():
+    s = Story().run().signal(1000, 15, MAIN, sender=8000, comm="sh", place="host").ends(1020, 0)
+    return s.over(code=0)
+
+
+def other_container():
+    s = Story().container_is(5, OTHER, role="neighbour").run()
+    s.signal(1000, 9, MAIN, sender=8000, comm="runc", place="other-container", home=OTHER)
+    return s.ends(1000.2, 9).over(code=137)
+
+
+def inside_signal():
+    s = Story().run().signal(1000, 15, MAIN, sender=4400, comm="sh", place="same-container", home=C)
+    return s.ends(1003, 0x8F00).over(code=143)
+
+
+def dockerd_restart():
+    s = Story().run()
+    s.say(1000, e.DaemonLog, source="daemon-log", daemon="dockerd",
+          text='time="x" level=info msg="Processing signal \'terminated\'"')
+    s.sender_engine(1010, 15, res=1).docker(1012, "kill", signal=15)
+    s.sender_engine(11010, 9).docker(11013, "kill", signal=9).ends(11010.3, 9).docker(11090, "stop")
+    s.say(11100, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Daemon shutdown complete"')
+    s.daemon(11120, "dockerd", DOCKERD, "gone")
+    s.gap("docker", 11120, None, "the engine went")
+    return s.over(14000, code=137)
+
+
+def dockerd_crash():
+    s = Story().run().daemon(1000, "dockerd", DOCKERD, "gone", status=9).gap("docker", 1000, 14000, "the engine went")
+    s.daemon(3000, "dockerd", 7100)
+    s.say(3010, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Starting up"')
+    s.say(3200, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Loading containers: start."')
+    s.sender_engine(3300, 15, res=1).sender_engine(13300, 9).ends(13300.3, 9, die=False)
+    return s.over(16000, code=137)
+
+
+def vm_oom_daemon():
+    s = Story().run()
+    s.victim(999, DOCKERD).oom_lines(999.5, DOCKERD, whole=True, home=f"{MACHINE}/init", comm="dockerd")
+    s.daemon(1000, "dockerd", DOCKERD, "gone", status=9).gap("docker", 1000, 14000, "the engine went")
+    s.daemon(3000, "dockerd", 7100)
+    s.say(3010, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Starting up"')
+    s.say(3200, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Loading containers: start."')
+    return s.sender_engine(13300, 9).ends(13300.3, 9, die=False).over(16000, code=137)
+
+
+def shim_killed():
+    s = Story().run().signal(1000, 9, SHIM, sender=8000, comm="sh", place="host", container=None)
+    s.exits(1000.2, SHIM, 9, ppid=1).daemon(1001, "shim", SHIM, "gone", container=C)
+    s.sender_engine(1020, 9, sender=5200).ends(1020.2, 9, die=False).docker(1070, "die", exitCode=255)
+    return s.over(code=137)
+
+
+def cgroup_kill():
+    s = Story().run().signal(1000, 9, MAIN, sender=8000, comm="sh", grp=0, place="host").ends(1000.2, 9)
+    return s.over(code=137)
+
+
+def pids_limit():
+    s = Story().run().kernel(1000, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{C}")
+    return s.cgroup(1050, {"pids.events": "max 1"}).ends(1003, 0x200).over(code=2)
+
+
+def segv():
+    s = Story().run().signal(1000, 11, MAIN, sender=MAIN, comm="segv", code=1)
+    return s.kernel(1000.2, f"segv[{MAIN}]: segfault at 0 ip 0 sp 0 error 6 in segv[4000+1]").ends(1000.9, 0x8B & 0x7F | 0x80).over(code=139)
+
+
+def child_crash():
+    s = Story().run().signal(1000, 11, CHILD, sender=CHILD, comm="segv", code=1)
+    s.kernel(1000.2, f"segv[{CHILD}]: segfault at 0 ip 0 sp 0 error 6 in segv[4000+1]").exits(1001, CHILD, 0x8B)
+    return s.ends(1003, 0x8B00).over(code=139)
+
+
+def inside_child_kill():
+    s = Story().run().signal(1000, 9, CHILD, sender=4400, comm="sh", place="same-container", home=C)
+    return s.exits(1001, CHILD, 9).ends(1003, 0x8900).over(code=137)
+
+
+def cpu_rlimit():
+    s = Story().run().signal(1000, 24, MAIN, sender=MAIN, comm="sh", code=128, res=1)
+    return s.signal(2000, 9, MAIN, sender=MAIN, comm="sh", code=128).ends(2000.5, 9).over(code=137)
+
+
+def disk_full():
+    s = Story().run().say(900, e.MachineSample, source="machine", memory={}, load=[], processes=3, pressure={},
+                          disks={"/data": {"total": 1 << 30, "free": 0, "inodes": 10, "inodes_free": 5}})
+    return s.ends(1000, 0x100).over(code=1)
+
+
+def mount_readonly():
+    s = Story().run()
+    s.say(900, e.MountChange, source="mounts", container=C,
+          removed=["31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"],
+          added=["31 30 8:1 /src /work ro,relatime - ext4 /dev/loop0 rw"])
+    return s.ends(1000, 0x100).over(code=1)
+
+
+def start_refused():
+    s = Story()
+    s.harness(10, e.ApiCall, call="start", container=C, edge="request")
+    s.harness(60, e.ApiCall, call="start", container=C, edge="answer", http=400,
+              error='failed to create shim task: OCI runtime create failed: runc create failed: unable to start container '
+                    'process: exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory: unknown')
+    s.pre_task(100, exit_code=None, http=409, error=f"container {C} is not running")
+    return s.over(status="created", code=127, error='exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory: unknown')
+
+
+def race():
+    s = Story().run()
+    s.harness(1000, e.Phase, phase="remount", edge="begin")
+    s.harness(1000, e.ApiCall, call="restart", container=C, edge="request", planned=True)
+    s.sender_engine(1010, 15).docker(1012, "kill", signal=15).ends(1011, 0).docker(1090, "stop")
+    s.pre_task(1050, 1060, exit_code=None, http=409, error=f"Container {C} is not running")
+    s.run(1100, pid=4900, shim=4800, call=False).docker(1170, "restart")
+    s.harness(1180, e.ApiCall, call="restart", container=C, edge="answer", planned=True, http=204)
+    s.harness(1180, e.Phase, phase="remount", edge="end")
+    return s.over(status="running")
+
+
+STORIES = {
+    "memory-limit-main": (memory_limit_main, "memory-limit-main", ("memory-limit-main", "main-killed")),
+    "memory-limit-child": (memory_limit_child, "memory-limit-child", ("memory-limit-child", "child-killed", "main-exited")),
+    "memory-limit-child-137": (memory_limit_child_passed_on, "memory-limit-child", ("memory-limit-child", "child-killed", "main-exited")),
+    "vm-oom-pen": (vm_oom_pen, "vm-oom", ("vm-oom", "main-killed")),
+    "vm-oom-global": (vm_oom_global, "vm-oom", ("vm-oom", "main-killed")),
+    "parent-cgroup": (parent_cgroup, "parent-cgroup-oom", ("parent-cgroup-oom", "main-killed")),
+    "exit-zero": (exit_zero, "main-exit-zero", ("main-exit-zero", "main-exited")),
+    "exit-one": (exit_one, "main-exit-error", ("main-exit-error", "main-exited")),
+    "docker-kill": (docker_kill, "docker-kill", ("docker-kill", "main-killed")),
+    "docker-kill-after-child-oom": (docker_kill_after_old_child_oom, "docker-kill", ("docker-kill", "main-killed")),
+    "docker-stop": (docker_stop_obeyed, "docker-stop", ("docker-stop", "main-exited")),
+    "docker-stop-forced": (docker_stop_forced, "docker-stop", ("docker-stop", "grace-expired", "main-killed")),
+    "docker-rm": (docker_rm, "docker-rm", ("docker-rm", "main-killed")),
+    "docker-restart": (docker_restart, "docker-restart", ("docker-restart", "main-exited")),
+    "host-kill": (host_kill, "host-kill", ("host-kill", "main-killed")),
+    "host-term": (host_term_handled, "host-kill", ("host-kill", "main-exited")),
+    "other-container": (other_container, "other-container-kill", ("other-container-kill", "main-killed")),
+    "inside-signal": (inside_signal, "inside-signal", ("inside-signal", "main-exited")),
+    "dockerd-restart": (dockerd_restart, "dockerd-restart", ("dockerd-restart", "engine-stop", "main-killed")),
+    "dockerd-crash": (dockerd_crash, "dockerd-crash", ("dockerd-crash", "successor-kill", "main-killed")),
+    "vm-oom-daemon": (vm_oom_daemon, "vm-oom-daemon", ("vm-oom-daemon", "dockerd-killed", "successor-kill", "main-killed")),
+    "shim-killed": (shim_killed, "shim-killed", ("shim-killed", "shim-cleanup", "main-killed")),
+    "cgroup-kill": (cgroup_kill, "cgroup-kill", ("cgroup-kill", "main-killed")),
+    "pids-limit": (pids_limit, "pids-limit", ("pids-limit", "main-exited")),
+    "segv": (segv, "main-crash", ("main-crash", "main-crashed")),
+    "child-crash": (child_crash, "child-crash", ("child-crash", "child-crashed", "main-exited")),
+    "inside-child-kill": (inside_child_kill, "inside-child-kill", ("inside-child-kill", "child-killed", "main-exited")),
+    "cpu-rlimit": (cpu_rlimit, "cpu-rlimit", ("cpu-rlimit", "main-killed")),
+    "disk-full": (disk_full, "disk-full", ("disk-full", "main-exited")),
+    "mount-readonly": (mount_readonly, "mount-readonly", ("mount-readonly", "main-exited")),
+    "entrypoint-missing": (start_refused, "entrypoint-missing", ("entrypoint-missing", "main-never-ran")),
+    "race": (race, "remount-race", ("remount-race", "exec-refused")),
+}  # fmt: skip
+
+MAY_BE_LIKELY = {"disk-full", "pids-limit"}
+
+
+def judged(story, **more):
+    return judge(build(story.events), **more)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_death_seen_by_all_sources_is_decided_for_certain(name):
+    """Where every source watched, the cause and its path are named, with two witnesses."""
+    make, cause, path = STORIES[name]
+    verdict = judged(make()).verdict
+    assert verdict is not None
+    assert (verdict.cause, verdict.path) == (cause, path), verdict
+    assert verdict.certainty is Certainty.CERTAIN or name in MAY_BE_LIKELY
+    assert verdict.hypothesis is CAUSES[cause].hypothesis
+    assert len(verdict.cites) >= 2
+    assert C[:12] in verdict.sentence
