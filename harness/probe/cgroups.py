@@ -45,6 +45,8 @@ SLOW = {
 # Only at a death and on request.
 FULL = {1: {"memory": ("memory.stat",)}, 2: {"": ("memory.stat",)}}
 SLOW_EVERY = 10
+SETTLING = 5
+"""The first samples read all: runc makes the group before it writes its limits."""
 
 
 class Hierarchies:
@@ -139,7 +141,7 @@ class Group:
         """(changed files, files that cannot be read); everything when full."""
         self.turn += 1
         found = self._read(FAST)
-        if full or self.turn % SLOW_EVERY == 1:
+        if full or self.turn < SETTLING or self.turn % SLOW_EVERY == 1:
             found.update(self._read(SLOW))
         if full:
             found.update(self._read(FULL))

@@ -13,7 +13,7 @@ import os
 import shlex
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from harness import clock, process
 from harness.errors import EnvironmentInvalid
@@ -137,11 +137,10 @@ class ProbeLink:
             if thread is not threading.current_thread():
                 thread.join(grace)
         self._threads.clear()
-        for pipe in (child.popen.stdout, child.popen.stderr):
-            if pipe:
-                pipe.close()
 
-    def __enter__(self) -> ProbeLink:
+    def __enter__(self) -> Self:
+        if not self.alive:
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -263,6 +262,7 @@ class ProbeLink:
                 self._say(_gap("link", now, now, "a line that is no event", lost=1))
                 continue
             self._hear(event)
+        child.popen.stdout.close()
         self._ended(child)
 
     def _overhear(self, child: process.Child) -> None:
@@ -270,6 +270,7 @@ class ProbeLink:
         assert child.popen.stderr is not None
         for line in child.popen.stderr:
             self._stderr = (self._stderr + line)[-8192:]
+        child.popen.stderr.close()
 
     def _hear(self, event: Event) -> None:
         now = clock.now()
@@ -290,7 +291,7 @@ class ProbeLink:
             elif isinstance(event, Pong) and event.what == "flush":
                 answered = self._answers.get(event.token)
         if silent is not None:
-            self._say(_gap("probe", silent, now, "the probe did not answer"))
+            self._keep(_gap("probe", silent, now, "the probe did not answer"))
         self._say(event)
         if answered is not None:
             answered.set()
@@ -319,7 +320,7 @@ class ProbeLink:
                 if quiet:
                     self._silent_since = begin
             if quiet:
-                self._say(_gap("probe", begin, None, "the probe does not answer"))
+                self._keep(_gap("probe", begin, None, "the probe does not answer"))
 
     def _timed(self, pong: Pong, now: int) -> None:
         sent = pong.token
@@ -351,8 +352,9 @@ class ProbeLink:
     def _ended(self, child: process.Child) -> None:
         if self._leaving.is_set():
             return
-        child.wait(5)
         begin = clock.now()
+        child.end_of_input()
+        child.wait(5)
         words = self._stderr.decode(errors="backslashreplace").strip().splitlines()
         why = f"the probe ended ({child.code}); {words[-1] if words else 'no last words'}"
         with self._lock:
