@@ -31,7 +31,7 @@ LARGEST_SIZE = 1 << 60
 LONGEST = 366 * 86400.0
 MOST_IN_A_RANGE = 1000
 
-_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_NUMBER = r"[0-9]{1,19}(?:\.[0-9]{1,18})?"
 _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
 _TIME_PART = re.compile(rf"({_NUMBER}) ?(us|ms|s|min|m|h|d)")
 _TIME = re.compile(rf"(-?)((?:{_NUMBER} ?(?:us|ms|s|min|m|h|d))+)")

@@ -10,15 +10,16 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import BadInput, Problem
 from harness.spec import Axis, Loaded, Value, Workshop, show_value
 from harness.spec.axes import Pattern, same
 
 if TYPE_CHECKING:
-    from harness.model.experiment import Experiment, MachineSpec, Neighbours
     from collections.abc import Iterator, Mapping
+
+    from harness.model.experiment import Experiment, MachineSpec, Neighbours
 
 LONGEST_NAME = 96
 MOST_POINTS = 200_000

@@ -8,15 +8,16 @@ of the host can not pass for an effect of the machine's size.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, TypeVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import BadInput, Problem
 from harness.matrix.cells import Cell, cells
 from harness.model.experiment import MachineSpec, TrialSpec
 
 if TYPE_CHECKING:
-    from harness.spec import Loaded
     from collections.abc import Sequence
+
+    from harness.spec import Loaded
 
 T = TypeVar("T")
 

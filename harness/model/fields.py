@@ -182,7 +182,7 @@ def _loose_text(value: Any) -> str:
     """Arguments and environment: whole numbers are taken as they are written."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and not value:
+    if isinstance(value, str) and not value.strip():
         return value
     return _text(value)
 
@@ -306,6 +306,7 @@ LooseText = Annotated[
     str, BeforeValidator(_loose_text), WithJsonSchema({"type": ["string", "integer"]})
 ]
 Natural = Annotated[int, BeforeValidator(_whole(0, 1_000_000, "there is nothing below 0"))]
+Crowd = Annotated[int, BeforeValidator(_whole(0, 1000, "there is nothing below 0"))]
 Positive = Annotated[
     int, BeforeValidator(_whole(1, 1_000_000_000, "nothing would be left to run or to use"))
 ]

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from harness.model.fields import (
     NONE,
     Cpus,
+    Crowd,
     Memory,
     Name,
     Natural,
@@ -26,9 +27,14 @@ from harness.model.fields import (
     Truth,
     refuse,
 )
-from harness.model.verdicts import Hypothesis  # noqa: TC001 - pydantic reads it at run time
 
 MOST_CELLS = 2000
+
+Tolerated = Literal[
+    "any", "container-resources", "daemon", "vm-pressure", "process-exit", "network-storage",
+    "race", "external", "unknown",
+]  # fmt: skip
+"""The hypotheses by id (a StrEnum's members are equal to them), and "any" for every death."""
 
 
 class MachineSpec(Noun):
@@ -130,7 +136,7 @@ class Neighbours(Noun):
 
     sugar: ClassVar[str | None] = "count"
 
-    count: Annotated[Natural, Field(le=1000)] = 0
+    count: Crowd = 0
     busy: Truth = False
 
 
@@ -171,7 +177,7 @@ class Matrix(Noun):
     neighbours: Neighbours = Neighbours()
     warm_up: Natural = 0
     order: Order = Order()
-    tolerance: dict[Literal["any"] | Hypothesis, Rate] = Field(default_factory=dict)
+    tolerance: dict[Tolerated, Rate] = Field(default_factory=dict)
     budget: Annotated[Seconds | None, NONE] = None
     monitors: Literal["off", "light", "full"] = "light"
     share_machine: Truth = False

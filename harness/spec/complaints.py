@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-
 from harness.errors import Problem
 from harness.model.fields import kind_of
 from harness.spec import keys
 from harness.spec.nodes import Mark, Node, Path, Scalar, nearest, plain
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
     from collections.abc import Callable
+
+    from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
 EXAMPLES = {
@@ -44,9 +44,22 @@ def seen(node: Node | None) -> str:
     return shown if len(shown) <= 72 else shown[:69] + "…"
 
 
+def legible(text: str) -> str:
+    """Without what would move the cursor or can not be written: escaped, not dropped.
+
+    >>> legible("a\x1b[31m"), legible("\ud800")
+    ('a\\x1b[31m', '\\ud800')
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 def place(mark: Mark, show: Callable[[str], str]) -> str:
     """file:line as the user knows it."""
-    return str(Mark(show(mark.file), mark.line))
+    return legible(str(Mark(show(mark.file), mark.line)))
 
 
 def explain(
@@ -84,12 +97,18 @@ def _one(
     if found is None and isinstance(node, Scalar):
         found, path = node, path[:depth]
     name = ".".join(map(str, path)) or "the file"
+    if details["loc"][-1:] == ("[key]",):
+        what = f"{name}: unknown key"
+        options = tuple(part.strip("'") for part in _expected(str(context.get("expected", ""))))
+        why = str(context.get("why", "there is no such key here"))
+        fix = str(context.get("fix", "")) or keys.meant(str(path[-1]), options)
+        return Problem(place(mark, show), legible(what), legible(why), legible(fix))
     why, fix = _sentence(details, context, path, found, model)
     if found is not None and details["type"] == "extra_forbidden":
         what = f"{name}: unknown key"
     else:
         what = f"{name}: {seen(found)}"
-    return Problem(place(mark, show), what, why, fix)
+    return Problem(place(mark, show), legible(what), legible(why), legible(fix))
 
 
 def _sentence(

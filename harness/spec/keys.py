@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -17,8 +17,9 @@ from harness.model.experiment import Experiment, Matrix
 from harness.model.fields import UNITS, Noun, Relative
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
     from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
 
 FIXED = {
     "matrix": ("name", "about", "experiment", "axes", "exclude", "include"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path as DiskPath
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -17,11 +17,11 @@ from harness.errors import BadInput, Problem
 from harness.model.experiment import Experiment, MachineSpec, Matrix, Neighbours
 from harness.spec import keys
 from harness.spec.axes import Axis, Pattern, Value, read_axes, read_patterns, show_value
-from harness.spec.complaints import explain, seen
+from harness.spec.complaints import explain, legible, place, seen
 from harness.spec.files import Disk, Files, Frozen
-from harness.spec.nodes import Mark, Node, Scalar, Table, nearest, plain
+from harness.spec.nodes import Node, Scalar, Table, nearest, plain
 from harness.spec.overrides import Change, Trees, apply, axis_keys
-from harness.spec.tree import Desk, NoSuchItem, complete, read_tree, set_at
+from harness.spec.tree import Desk, NoSuchItem, complete, kind_of_file, read_tree, set_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,13 +130,6 @@ def _absolute(path: str | DiskPath) -> str:
     return posixpath.normpath(posixpath.join(_here(), str(path)))
 
 
-def kind_of_file(tree: Table) -> str:
-    """ "matrix" or "experiment", by the keys that only one of them has."""
-    if {"container", "pre_task", "setup", "remount"} & set(tree.entries):
-        return "experiment"
-    return "matrix"
-
-
 def _load(
     files: Files, main: str, cwd: str, overrides: tuple[str, ...], kind: str | None
 ) -> Loaded:
@@ -144,7 +137,7 @@ def _load(
     about = desk.show(main)
     if "\0" in main:
         raise BadInput([Problem(repr(main), "a file name", "there is a NUL in it", "remove it")])
-    tree = read_tree(desk, main, None, Matrix if kind != "experiment" else Experiment)
+    tree = read_tree(desk, main, None)
     if tree is None:
         raise BadInput(desk.problems, about=about)
     _check_kind(desk, tree, kind)
@@ -235,7 +228,7 @@ def _documents(desk: Desk, tree: Table, kind: str) -> Trees | None:
         case Table():
             return Trees(tree, given)
         case Scalar(value=str() as path):
-            found = read_tree(desk, desk.absolute(path, given.mark), given.mark, Experiment)
+            found = read_tree(desk, desk.absolute(path, given.mark), given.mark)
             if found is not None:
                 return Trees(tree, found)
         case _:
@@ -304,7 +297,7 @@ class Workshop:
                 else:
                     experiment = set_at(experiment, Experiment, path, value.node)
             except NoSuchItem as error:
-                where = str(Mark(self.desk.show(value.node.mark.file), value.node.mark.line))
+                where = place(value.node.mark, self.desk.show)
                 return [Problem(where, f"axes.{key}", str(error), "a number that is there")]
         self.desk.problems.clear()
         problems: list[Problem] = []
@@ -330,7 +323,7 @@ class Workshop:
 
         def say(doc: Node, path: tuple[str, ...], what: str, why: str, fix: str) -> None:
             _, mark, _ = nearest(doc, path)
-            found.append(Problem(str(Mark(self.desk.show(mark.file), mark.line)), what, why, fix))
+            found.append(Problem(place(mark, self.desk.show), what, why, fix))
 
         if machine.kind == "host" and experiment.inject and not (experiment.own or machine.own):
             say(
@@ -355,11 +348,23 @@ class Workshop:
         return found
 
     def _blame(self, problem: Problem, chosen: Mapping[str, Value]) -> Problem:
-        """Name the combination: each value alone was fine."""
+        """Name the combination, at the line of the value that is likeliest at fault.
+
+        Each value alone was fine. The problem is told where the nouns found it; when an
+        axis changes something under the same key, it is that value's line that helps.
+        """
         if not chosen:
             return problem
+        marks = {key: value.node.mark for key, value in chosen.items()}
+        shown = {key: place(mark, self.desk.show) for key, mark in marks.items()}
+        top = problem.what.partition(":")[0].split(".", 1)[0]
+        near = [where for key, where in shown.items() if key.split(".", 1)[0] == top]
+        where = problem.where
+        if near and where not in shown.values():
+            where = near[-1]
         cell = ", ".join(
             f"{axis.key}={show_value(chosen[axis.key].plain, axis.unit)}"
             for axis in self.loaded.axes
         )
-        return Problem(problem.where, f"{problem.what} (in cell {cell})", problem.why, problem.fix)
+        what = f"{problem.what} (in cell {legible(cell)})"
+        return Problem(where, what, problem.why, problem.fix)

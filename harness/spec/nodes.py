@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -165,7 +165,8 @@ class _Builder:
 
     def complain(self, mark: Mark, what: str, why: str, fix: str) -> None:
         where = str(replace(mark, file=self.show(mark.file)))
-        self.problems.append(Problem(where, what, why, fix))
+        words = (ascii(text)[1:-1] if not text.isprintable() else text for text in (what, why, fix))
+        self.problems.append(Problem(where, *words))
 
     def take(self, event: yaml.Event) -> None:
         mark = Mark(self.file, event.start_mark.line + 1 if event.start_mark else 1)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, get_args, get_origin, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from harness.errors import Problem
 from harness.model.container import ImageSpec
 from harness.model.experiment import Script
 from harness.spec import keys
-from harness.spec.complaints import place, seen
+from harness.spec.complaints import legible, place, seen
 from harness.spec.files import Files, NoText
 from harness.spec.nodes import (
     Items,
@@ -62,7 +61,7 @@ class Desk:
         return file.removeprefix(prefix)
 
     def complain(self, mark: Mark, what: str, why: str, fix: str) -> None:
-        problem = Problem(place(mark, self.show), what, why, fix)
+        problem = Problem(place(mark, self.show), legible(what), legible(why), legible(fix))
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -72,14 +71,19 @@ class Desk:
         return posixpath.normpath(posixpath.join(base, value))
 
 
-def read_tree(desk: Desk, path: str, asked: Mark | None, model: type[BaseModel]) -> Table | None:
+def kind_of_file(tree: Table) -> str:
+    """ "matrix" or "experiment", by the keys that only one of them has."""
+    if {"container", "pre_task", "setup", "remount"} & set(tree.entries):
+        return "experiment"
+    return "matrix"
+
+
+def read_tree(desk: Desk, path: str, asked: Mark | None) -> Table | None:
     """A document with everything it extends merged below it; None when it can not be had."""
-    return _read(desk, path, asked, model, ())
+    return _read(desk, path, asked, ())
 
 
-def _read(
-    desk: Desk, path: str, asked: Mark | None, model: type[BaseModel], above: tuple[str, ...]
-) -> Table | None:
+def _read(desk: Desk, path: str, asked: Mark | None, above: tuple[str, ...]) -> Table | None:
     at = asked or Mark(path)
     if path in above or len(above) >= DEEPEST_EXTENDS:
         loop = path in above
@@ -108,13 +112,18 @@ def _read(
         if not isinstance(base, Scalar) or not isinstance(base.value, str):
             desk.complain(base.mark, f"extends: {seen(base)}", "not a path", "extends: base.yaml")
             continue
-        below = _read(desk, desk.absolute(base.value, base.mark), base.mark, model, (*above, path))
+        below = _read(desk, desk.absolute(base.value, base.mark), base.mark, (*above, path))
         if below is not None:
-            merged = below if merged is None else merge(merged, below, model)
+            merged = below if merged is None else _join(merged, below)
     own = Table(
         {key: node for key, node in tree.entries.items() if key != "extends"}, tree.keys, tree.mark
     )
-    return own if merged is None else merge(merged, own, model)
+    return own if merged is None else _join(merged, own)
+
+
+def _join(base: Table, over: Table) -> Table:
+    kinds = {kind_of_file(base), kind_of_file(over)}
+    return merge(base, over, keys.model_of("experiment" if "experiment" in kinds else "matrix"))
 
 
 def merge(base: Table, over: Table, kind: Any) -> Table:

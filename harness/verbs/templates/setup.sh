@@ -1,0 +1,2 @@
+# Runs in the container after its start, before the remount.
+echo "set up" > /work/ready
