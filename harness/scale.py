@@ -71,6 +71,7 @@ class Options:
     budget: float | None = None
     until_deaths: int | None = None
     keep_dead: bool = False
+    share_machine: bool = False
     auto: str = "pen"
 
 
@@ -136,13 +137,11 @@ def run(
         except EnvironmentInvalid as error:
             shared.end(Ending(Ended.ENVIRONMENT, str(error)))
 
+    workers = 1 if options.share_machine else options.jobs
     with _signals(shared):
-        if options.jobs <= 1:
-            # In a thread all the same: signals reach only the main thread, which must be
-            # free to hear them.
-            _join([threading.Thread(target=work, name="runner-1")])
-        else:
-            _join([threading.Thread(target=work, name=f"runner-{n + 1}") for n in range(options.jobs)])
+        # In threads even when there is one: signals reach only the main thread, which must
+        # be free to hear them.
+        _join([threading.Thread(target=work, name=f"runner-{n + 1}") for n in range(workers)])
     if worker.bug is not None:
         raise worker.bug
     return shared.ending or Ending(Ended.COMPLETE)
@@ -224,21 +223,51 @@ class _Worker:
             link.start()
             self._record(machine)
             with Bystanders(connected, machine, todo[0].neighbours) as bystanders:
-                for index, spec in enumerate(todo):
-                    if self._over(spec):
-                        if self.shared.stop.is_set():
-                            return []
-                        continue
-                    bystanders.want(spec.neighbours)
-                    self._trial(spec, machine, connected, link, feed)
-                    if self.shared.stop.is_set():
-                        return []
-                    if connected.ping(deadline=10).failure is not None:
-                        return self._lost(spec, machine, todo[index + 1 :])
+                stay = _Stay(machine, connected, link, feed, bystanders)
+                if self.options.share_machine and self.options.jobs > 1:
+                    return self._together(stay, todo)
+                return self._in_turn(stay, todo)
         finally:
             link.stop()
             connected.close()
+
+    def _in_turn(self, stay: _Stay, todo: list[TrialSpec]) -> list[TrialSpec]:
+        for index, spec in enumerate(todo):
+            if self._over(spec):
+                continue
+            if self.shared.stop.is_set():
+                return []
+            stay.bystanders.want(spec.neighbours)
+            self._trial(spec, stay)
+            if self.shared.stop.is_set():
+                return []
+            if stay.engine.ping(deadline=10).failure is not None:
+                return self._lost(spec, stay.machine, todo[index + 1 :])
         return []
+
+    def _together(self, stay: _Stay, todo: list[TrialSpec]) -> list[TrialSpec]:
+        """Several trials at once on one machine: only where the matrix says so."""
+        rest = list(todo)
+        while rest and not self.shared.stop.is_set():
+            now, rest = rest[: self.options.jobs], rest[self.options.jobs :]
+            stay.bystanders.want(now[0].neighbours)
+            threads = [
+                threading.Thread(target=self._guarded, args=(spec, stay), name=f"trial {spec.trial}")
+                for spec in now
+                if not self._over(spec)
+            ]
+            _join(threads)
+            if not self.shared.stop.is_set() and stay.engine.ping(deadline=10).failure is not None:
+                return self._lost(now[-1], stay.machine, rest)
+        return []
+
+    def _guarded(self, spec: TrialSpec, stay: _Stay) -> None:
+        """A bug in one trial's thread ends the run, not just its thread."""
+        try:
+            self._trial(spec, stay)
+        except BaseException as error:
+            self.bug = error
+            self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
 
     def _record(self, machine: Machine) -> None:
         facts = machine.facts().document()
@@ -271,16 +300,13 @@ class _Worker:
         )
         return []
 
-    def _trial(
-        self, spec: TrialSpec, machine: Machine, connected: Engine, link: ProbeLink, feed: _Feed
-    ) -> None:
-        writer = self.campaign.writer(spec.trial)
+    def _trial(self, spec: TrialSpec, stay: _Stay) -> None:
         trial = Trial(
             spec,
-            machine=machine,
-            engine=connected,
-            link=link,
-            writer=writer,
+            machine=stay.machine,
+            engine=stay.engine,
+            link=stay.link,
+            writer=self.campaign.writer(spec.trial),
             usage=self._usage_due(),
             keep_dead=self.options.keep_dead,
         )
@@ -290,13 +316,13 @@ class _Worker:
         if self.shared.stop.is_set():
             trial.interrupt()
         try:
-            with feed.to(trial):
+            with stay.feed.to(trial):
                 record = trial.run()
         finally:
             with self.shared.lock:
                 self.shared.trials.discard(trial)
         if record is not None:
-            self._finished(spec, record, trial, machine)
+            self._finished(spec, record, trial, stay.machine)
 
     def _usage_due(self) -> bool:
         with self.shared.lock:
@@ -334,11 +360,23 @@ class _Worker:
             )
 
 
+@dataclass(frozen=True)
+class _Stay:
+    """One started machine with everything that trials on it share."""
+
+    machine: Machine
+    engine: Engine
+    link: ProbeLink
+    feed: _Feed
+    bystanders: Bystanders
+
+
 class _Feed:
     """Hands each event of a machine's probe to the trials that run there now."""
 
     def __init__(self) -> None:
         self._trials: tuple[Trial, ...] = ()
+        self._lock = threading.Lock()
 
     def hear(self, event: Event) -> None:
         for trial in self._trials:
@@ -346,8 +384,10 @@ class _Feed:
 
     @contextmanager
     def to(self, trial: Trial) -> Iterator[None]:
-        self._trials = (*self._trials, trial)
+        with self._lock:
+            self._trials = (*self._trials, trial)
         try:
             yield
         finally:
-            self._trials = tuple(t for t in self._trials if t is not trial)
+            with self._lock:
+                self._trials = tuple(t for t in self._trials if t is not trial)

@@ -18,6 +18,8 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from harness.verbs.words import Verb
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,7 +66,7 @@ def _verb(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def quiet(c: Context, **arguments: Any) -> None:
             function(c, **arguments)
 
-        made = task(**options)(quiet)
+        made = task(klass=Verb, **options)(quiet)
         _TASKS.append(made)
         return made
 

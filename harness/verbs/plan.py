@@ -67,13 +67,14 @@ def print_plan(loaded: Loaded, specs: Sequence[TrialSpec], seed: int, *, json: b
         f"{plan['matrix']}: {plan['cells']} cells, {plan['trials']} trials"
         f" and {plan['warm_ups']} warm-ups, {plan['machine_starts']} machine starts,"
         f" about {units.show_seconds(round(plan['seconds']))},"
-        f" at most {units.show_size(plan['bytes'])} of results; seed {seed}"
+        f" some {max(1, plan['bytes'] >> 20)}MiB of results; seed {seed}"
     )
     for block in plan["blocks"]:
         machine = ", ".join(
             f"{key} {units.show_size(value) if key in {'memory', 'disk'} else value}"
             for key, value in block["machine"].items()
         )
-        print(f"\nblock {block['block']}  {machine}")
-        print("  " + "  ".join(block["trials"]))
+        print(f"\nblock {block['block']}: {machine}")
+        for cell, run in itertools.groupby(block["trials"], key=lambda t: t.rpartition("/")[0]):
+            print(f"  {cell}  {', '.join(t.rpartition('/')[2] for t in run)}")
     return 0

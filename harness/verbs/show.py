@@ -62,7 +62,8 @@ def words(
     ]
     if verdict.get("sender"):
         sender = verdict["sender"]
-        lines.append(f"  sender   {sender['kind']}, pid {sender['pid']} ({sender['name']})")
+        who = "" if sender["pid"] is None else f", pid {sender['pid']} ({sender['name']})"
+        lines.append(f"  sender   {sender['kind']}{who}")
     lines.extend(f"  not      {r['cause']}: {r['why']}" for r in verdict["rejected"])
     if verdict.get("runner_up"):
         lines.append(f"  next     {verdict['runner_up']}")

@@ -72,6 +72,7 @@ def execute(
 ) -> int:
     """What `sweep` and `run` share: from checked nouns to a printed table."""
     options.monitors = monitors or options.monitors or loaded.matrix.monitors
+    options.share_machine = loaded.matrix.share_machine
     if options.budget is None:
         options.budget = loaded.matrix.budget
     specs = matrix.plan(loaded, seed)
@@ -82,7 +83,7 @@ def execute(
         for one in _machines(specs):
             choose.check(one)
         options.auto = choose.resolve("auto") if _any_auto(specs) else options.auto
-        campaign = Campaign.create(loaded.matrix.name, frozen(loaded, specs, seed, options))
+        campaign = Campaign.create(loaded.matrix.name, frozen(loaded, seed, options))
     else:
         options.auto = str(campaign.meta().get("auto") or options.auto)
     progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
@@ -210,9 +211,7 @@ def seed_of(given: str, loaded: Loaded) -> int:
 # --- what is frozen, and going on with it ---------------------------------------------------
 
 
-def frozen(
-    loaded: Loaded, specs: Sequence[TrialSpec], seed: int, options: Options
-) -> dict[str, Any]:
+def frozen(loaded: Loaded, seed: int, options: Options) -> dict[str, Any]:
     """What campaign.yaml needs so that anybody can repeat or resume the campaign."""
     return {
         "seed": seed,
@@ -229,10 +228,7 @@ def frozen(
         "git": _git(Path(loaded.main).parent),
         "changes": [str(c) for c in loaded.changes],
         "tolerance": {str(k): v for k, v in loaded.matrix.tolerance.items()},
-        "cells": [
-            {"cell": cell, "config": config}
-            for cell, config in {s.cell: dict(s.config) for s in specs}.items()
-        ],
+        "cells": [{"cell": c.name, "config": dict(c.config)} for c in matrix.cells(loaded)],
         "frozen": loaded.frozen(),
     }
 

@@ -1,0 +1,62 @@
+"""Positional words that may be left out: `judge` and `judge CAMPAIGN` are both right.
+
+invoke (3.0) knows positional arguments only as required ones: an argument with a default is
+reachable as a flag alone. Here an unset word looks missing while words are being handed out,
+and takes its default when the task's part of the command line is complete.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke.parser.argument import Argument
+from invoke.parser.parser import ParseMachine
+from invoke.tasks import Task
+
+
+class Word(Argument):
+    """A positional word with a default."""
+
+    settled = False
+
+    @property
+    def value(self) -> Any:
+        if self._value is None and not self.settled:
+            return None
+        return super().value
+
+    @value.setter
+    def value(self, given: str) -> None:
+        self.set_value(given, cast=True)
+
+
+class Verb(Task):  # type: ignore[type-arg]
+    """A task whose positional arguments are `Word`s."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        found = super().get_arguments(ignore_unknown_help)
+        for argument in found:
+            if argument.positional:
+                argument.__class__ = Word
+        return found
+
+
+def _settle(machine: Any, *, settled: bool) -> None:
+    for argument in machine.context.positional_args if machine.context else ():
+        if isinstance(argument, Word):
+            argument.settled = settled
+
+
+def _handle_token(machine: Any, token: str) -> None:
+    """`--help` behind a verb is a flag, not the verb's first word."""
+    _settle(machine, settled=token.startswith("-"))
+    _handle(machine, token)
+
+
+def _complete_context(machine: Any) -> None:
+    _settle(machine, settled=True)
+    _complete(machine)
+
+
+_handle, _complete = ParseMachine.handle, ParseMachine.complete_context
+ParseMachine.handle, ParseMachine.complete_context = _handle_token, _complete_context
