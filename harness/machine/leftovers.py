@@ -55,6 +55,7 @@ class _Cleaner:
         self.cgroups = cgroups.layout()
         self.found = Found()
         self.living: list[lease.Record] = []
+        self.dead_engines: dict[str, list[str]] = {}
 
     def all(self) -> Found:
         # What nobody may own is listed before the leases are read: a machine that is being
@@ -64,7 +65,11 @@ class _Cleaner:
             self.leased(record)
         self.orphans(orphans)
         if self.engines:
-            self.engine(_default_engine(), None)
+            for url, owners in self.dead_engines.items():
+                for owner in owners:
+                    self.engine(url, owner)
+            for url in {_default_engine(), *self.dead_engines} - {""}:
+                self.engine(url, None)
         return self.found
 
     def go(self, what: str, remove: Callable[..., object] | None, *arguments: object) -> None:
@@ -117,9 +122,8 @@ class _Cleaner:
             if not self.dry:
                 # The mounts went with the last process; the device follows by itself.
                 clock.wait_until(partial(_free, path), deadline=5, every=0.02)
-        if self.engines:
-            for url in things.get("engine", []):
-                self.engine(url, record.name)
+        for url in things.get("engine", []):
+            self.dead_engines.setdefault(url, []).append(record.name)
         self.go(f"{record.kind} {record.name} ({record.folder})", None)
 
     def end_cgroup(self, name: str) -> bool:

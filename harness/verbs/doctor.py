@@ -142,18 +142,18 @@ def _matrix_findings(kind: str) -> list[Finding]:
     for path in sorted(Path("matrix").glob("*.y*ml")):
         try:
             loaded = spec.load_matrix(path)
-            wanted = {s.machine for s in matrix.plan(loaded, 0)}
-        except (DeathbenchError, TypeError):
+            specs = matrix.plan(loaded, 0)
+        except DeathbenchError:
             continue  # `validate` says what is wrong with a file
-        for machine in wanted:
-            if kind == "pen" and machine.kind in ("auto", "pen"):
-                try:
-                    choose.check(machine, kind="pen")
-                except EnvironmentInvalid as error:
-                    found.append(
-                        Finding(f"{path} can not run here", error.why or error.what, error.mend)
-                    )
-                    break
+        for machine in (s.machine for s in specs if s.machine.kind in ("auto", "pen")):
+            if kind != "pen":
+                break
+            try:
+                choose.check(machine, kind="pen")
+            except EnvironmentInvalid as error:
+                what = f"{path} can not run here"
+                found.append(Finding(what, error.why or error.what, error.mend))
+                break
     return found
 
 
