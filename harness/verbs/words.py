@@ -48,8 +48,10 @@ def _settle(machine: Any, *, settled: bool) -> None:
 
 
 def _handle_token(machine: Any, token: str) -> None:
-    """`--help` behind a verb is a flag, not the verb's first word."""
-    _settle(machine, settled=token.startswith("-"))
+    """`--help` behind a verb is a flag, and a word behind `--resume` belongs to it."""
+    flag = machine.flag
+    waiting = flag is not None and flag.optional and flag.raw_value is None
+    _settle(machine, settled=waiting or token.startswith("-"))
     _handle(machine, token)
 
 

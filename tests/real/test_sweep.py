@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,33 +53,41 @@ def verb(*arguments, folder, **more):
 
 
 def environment(folder):
-    return {**os.environ, "DEATHBENCH_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    """A state directory of the test's own, so that other sweeps on this machine do not count."""
+    state = (folder / "state").read_text()
+    return {
+        **os.environ,
+        "DEATHBENCH_ROOT": str(folder),
+        "DEATHBENCH_STATE": state,
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 @pytest.fixture
 def project(tmp_path):
-    """Somebody's folder, its name with a space, with one experiment and one matrix."""
+    """Somebody's folder, its name with a space, with one experiment and one matrix.
+
+    Whatever the test does to the sweep, nothing of it is left in the end.
+    """
     folder = tmp_path / "my project"
     folder.mkdir()
     (folder / "tiny.yaml").write_text(EXPERIMENT)
     (folder / "matrix.yaml").write_text(MATRIX)
-    return folder
+    # Short: a socket's path has 108 bytes.
+    state = tempfile.mkdtemp(prefix="db-")
+    (folder / "state").write_text(state)
+    yield folder
+    left = leftovers(state)
+    shutil.rmtree(state, ignore_errors=True)
+    assert left == []
 
 
-def leftovers():
-    """What a run must not leave: loop devices, control groups, processes of ours."""
+def leftovers(state):
+    """What a run must not leave: loop devices, mounts, leases; control groups go with a lease."""
     loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True).stdout
-    groups = [str(p) for p in Path("/sys/fs/cgroup").glob("*/deathbench-*")]
-    groups += [str(p) for p in Path("/sys/fs/cgroup").glob("deathbench-*")]
-    mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if "deathbench" in line]
-    return [line for line in loops.splitlines() if "deathbench" in line], groups, mounts
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    before = leftovers()
-    yield
-    assert before == leftovers()
+    found = [line for line in loops.splitlines() if state in line]
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if state in line]
+    return found + [str(p) for p in Path(state).glob("run/*/lease.json")]
 
 
 def test_a_sweep_runs_judges_and_tabulates_and_judge_repeats_it(project):
