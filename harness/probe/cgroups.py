@@ -5,45 +5,87 @@ counters of kills) is sent whole with the first sample and with every snapshot. 
 never opens a file twice while its group lives.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 from . import linux
 from .linux import boot
 
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple
+
+    from .out import Out
+
+    # By version of control groups, then by controller: names of files.
+    Table = Dict[int, Dict[str, Tuple[str, ...]]]
+
 # Read at every sample; what costs or hardly changes comes every tenth.
-FAST = {
+FAST: Table = {
     1: {
-        "memory": ("memory.usage_in_bytes", "memory.oom_control", "memory.failcnt",
-                   "memory.memsw.usage_in_bytes", "memory.memsw.failcnt"),
+        "memory": (
+            "memory.usage_in_bytes",
+            "memory.oom_control",
+            "memory.failcnt",
+            "memory.memsw.usage_in_bytes",
+            "memory.memsw.failcnt",
+        ),
         "pids": ("pids.current", "pids.events"),
         "cpu": ("cpu.stat",),
         "cpuacct": ("cpuacct.usage",),
         "freezer": ("freezer.state",),
     },
     2: {
-        "": ("memory.current", "memory.events", "memory.events.local", "memory.swap.current",
-             "pids.current", "pids.events", "cpu.stat", "cgroup.events"),
+        "": (
+            "memory.current",
+            "memory.events",
+            "memory.events.local",
+            "memory.swap.current",
+            "pids.current",
+            "pids.events",
+            "cpu.stat",
+            "cgroup.events",
+        ),
     },
 }
-SLOW = {
+SLOW: Table = {
     1: {
-        "memory": ("memory.limit_in_bytes", "memory.max_usage_in_bytes",
-                   "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes",
-                   "memory.swappiness"),
+        "memory": (
+            "memory.limit_in_bytes",
+            "memory.max_usage_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "memory.soft_limit_in_bytes",
+            "memory.swappiness",
+        ),
         "pids": ("pids.max",),
         "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares"),
         "cpuset": ("cpuset.cpus",),
         "blkio": ("blkio.throttle.io_service_bytes",),
     },
     2: {
-        "": ("memory.max", "memory.high", "memory.low", "memory.oom.group", "memory.swap.max",
-             "memory.swap.events", "memory.peak", "memory.pressure", "cpu.max", "cpu.weight",
-             "cpu.pressure", "cpuset.cpus", "pids.max", "io.stat", "io.pressure",
-             "cgroup.freeze"),
+        "": (
+            "memory.max",
+            "memory.high",
+            "memory.low",
+            "memory.oom.group",
+            "memory.swap.max",
+            "memory.swap.events",
+            "memory.peak",
+            "memory.pressure",
+            "cpu.max",
+            "cpu.weight",
+            "cpu.pressure",
+            "cpuset.cpus",
+            "pids.max",
+            "io.stat",
+            "io.pressure",
+            "cgroup.freeze",
+        ),
     },
 }
 # Only at a death and on request.
-FULL = {1: {"memory": ("memory.stat",)}, 2: {"": ("memory.stat",)}}
+FULL: Table = {1: {"memory": ("memory.stat",)}, 2: {"": ("memory.stat",)}}
 SLOW_EVERY = 10
 SETTLING = 5
 """The first samples read all: runc makes the group before it writes its limits."""
@@ -52,8 +94,8 @@ SETTLING = 5
 class Hierarchies:
     """Which controllers are mounted where; version is that of the memory controller."""
 
-    def __init__(self):
-        self.mounts = {}
+    def __init__(self) -> None:
+        self.mounts: Dict[str, str] = {}
         unified = None
         for line in (linux.read_text("/proc/self/mountinfo", 1 << 20) or "").splitlines():
             left, _, right = line.partition(" - ")
@@ -69,23 +111,23 @@ class Hierarchies:
             self.mounts[""] = unified
         self.version = 1 if "memory" in self.mounts or unified is None else 2
 
-    def controllers(self):
+    def controllers(self) -> List[str]:
         return [c for c in FAST[self.version] if c in self.mounts] + [
             c for c in SLOW[self.version] if c in self.mounts and c not in FAST[self.version]
         ]
 
-    def main(self):
+    def main(self) -> str:
         """The controller whose path identifies a group: memory's, as the kernel log prints it."""
         return "memory" if self.version == 1 else ""
 
-    def directories(self, path, paths=None):
+    def directories(self, path: str, paths: Optional[Dict[str, str]] = None) -> Dict[str, str]:
         """{controller: directory} of a group; paths where controllers differ (v1)."""
         return {
             controller: self.mounts[controller] + (paths or {}).get(controller, path)
             for controller in self.controllers()
         }
 
-    def members(self, path):
+    def members(self, path: str) -> List[int]:
         """Pids in a group, by the first hierarchy that has it."""
         for controller in (self.main(), "pids", "freezer", "cpu", "devices", "systemd"):
             if controller in self.mounts:
@@ -98,18 +140,25 @@ class Hierarchies:
 class Group:
     """One control group being sampled. container is None for ancestors and the machine."""
 
-    def __init__(self, hierarchies, container, scope, path, paths=None):
+    def __init__(
+        self,
+        hierarchies: Hierarchies,
+        container: Optional[str],
+        scope: str,
+        path: str,
+        paths: Optional[Dict[str, str]] = None,
+    ) -> None:
         self.version = hierarchies.version
         self.container, self.scope, self.path = container, scope, path
         self.directories = hierarchies.directories(path, paths)
-        self.files = {}
-        self.said = {}
-        self.absent = {}
+        self.files: Dict[str, int] = {}
+        self.said: Dict[str, str] = {}
+        self.absent: Dict[str, str] = {}
         self.turn = 0
         self.users = 0
-        self.kept = (0, ({}, {}))
+        self.kept: Tuple[int, Tuple[Dict[str, str], Dict[str, str]]] = (0, ({}, {}))
 
-    def inode(self):
+    def inode(self) -> Optional[int]:
         for directory in self.directories.values():
             try:
                 return os.stat(directory).st_ino
@@ -117,7 +166,7 @@ class Group:
                 continue
         return None
 
-    def _read(self, table):
+    def _read(self, table: Table) -> Dict[str, str]:
         found = {}
         for controller, names in table[self.version].items():
             directory = self.directories.get(controller)
@@ -134,10 +183,10 @@ class Group:
                         self.files[shown] = fd
                     found[shown] = os.pread(fd, 8192, 0).decode("utf-8", "replace").rstrip("\n")
                 except OSError as error:
-                    self.absent[shown] = error.strerror
+                    self.absent[shown] = error.strerror or str(error)
         return found
 
-    def sample(self, full=False):
+    def sample(self, full: bool = False) -> Tuple[Dict[str, str], Dict[str, str]]:
         """(changed files, files that cannot be read); everything when full."""
         self.turn += 1
         found = self._read(FAST)
@@ -151,21 +200,29 @@ class Group:
         self.said.update(changed)
         return changed, {}
 
-    def whole(self, age):
+    def whole(self, age: int) -> Tuple[Dict[str, str], Dict[str, str]]:
         """A full sample; for a group that is not a container's own, perhaps `age` ns old."""
         now = boot()
         if self.scope == "container" or now - self.kept[0] > age:
             self.kept = (now, self.sample(full=True))
         return self.kept[1]
 
-    def say(self, out, full=False):
+    def say(self, out: Out, full: bool = False) -> None:
         t = boot()
         files, unreadable = self.sample(full)
         if files or full:
-            out.emit("cgroup", "cgroup", t, container=self.container, scope=self.scope,
-                     path=self.path, files=files, unreadable=unreadable)
+            out.emit(
+                "cgroup",
+                "cgroup",
+                t,
+                container=self.container,
+                scope=self.scope,
+                path=self.path,
+                files=files,
+                unreadable=unreadable,
+            )
 
-    def close(self):
+    def close(self) -> None:
         for fd in self.files.values():
             os.close(fd)
         self.files = {}

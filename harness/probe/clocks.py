@@ -5,9 +5,17 @@ clock may step, monotonic stands still in a suspend; both are said. That boottim
 stood still (a frozen machine) can be known only from outside.
 """
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional
+
+    from .out import Out
 
 WALL_STEP = 20_000_000
 """A change of wall - boot between two readings a second apart that no slewing explains
@@ -16,9 +24,9 @@ SUSPEND = 2_000_000
 TAI = getattr(time, "CLOCK_TAI", 11)
 
 
-def reading():
+def reading() -> Dict[str, int]:
     """{boot, wall, mono, tai_offset, error}: one bracketed reading, ns."""
-    best = None
+    best: Dict[str, int] = {}
     for _ in range(5):
         before = boot()
         wall = time.time_ns()
@@ -26,31 +34,36 @@ def reading():
         tai = time.clock_gettime_ns(TAI)
         after = boot()
         error = (after - before) // 2
-        if best is None or error < best["error"]:
+        if not best or error < best["error"]:
             # CLOCK_TAI - CLOCK_REALTIME is a whole number of seconds.
             whole = round((tai - wall) / 1e9) * 1_000_000_000
-            best = {"boot": before + error, "wall": wall, "mono": mono,
-                    "tai_offset": whole, "error": error}
+            best = {
+                "boot": before + error,
+                "wall": wall,
+                "mono": mono,
+                "tai_offset": whole,
+                "error": error,
+            }
     return best
 
 
 class Clocks:
-    def __init__(self, out, kernel_offset=lambda: None):
+    def __init__(self, out: Out, kernel_offset: Callable[[], Optional[int]] = lambda: None) -> None:
         self.out = out
         self.kernel_offset = kernel_offset
-        self.kmsg = None
+        self.kmsg: Optional[int] = None
         self.last = reading()
 
-    def wall_to_boot(self, wall):
+    def wall_to_boot(self, wall: int) -> int:
         return wall - (self.last["wall"] - self.last["boot"])
 
-    def mono_to_boot(self, mono):
+    def mono_to_boot(self, mono: int) -> int:
         return mono - (self.last["mono"] - self.last["boot"])
 
-    def kernel_to_boot(self, stamp):
+    def kernel_to_boot(self, stamp: int) -> int:
         return stamp + (self.kmsg or 0)
 
-    def read(self):
+    def read(self) -> None:
         """Every second: say the reading, and a step when there was one."""
         offset = self.kernel_offset()
         if offset is not None:

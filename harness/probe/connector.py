@@ -5,13 +5,23 @@ rest), and nobody is woken: it is read in batches, and at once when a death is b
 told. It answers in the machine's initial namespaces only; elsewhere it is unsupported.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional, Tuple
+
+    from .clocks import Clocks
+    from .loop import Loop
+    from .out import Out
 
 CN_IDX_PROC = 1
 LISTEN, IGNORE = 1, 2
@@ -25,12 +35,12 @@ _PARENT = struct.Struct("=II")
 DATA = 36  # after nlmsghdr (16) and cn_msg (20): struct proc_event
 
 
-def _network(value):
+def _network(value: int) -> int:
     """BPF loads words in network order; the record has them in the machine's."""
-    return struct.unpack(">I", struct.pack("=I", value))[0]
+    return int(struct.unpack(">I", struct.pack("=I", value))[0])
 
 
-def _filter():
+def _filter() -> Tuple[bytes, Any]:
     """exit and core dump of thread group leaders (pid == tgid), nothing else."""
     ld, jeq, jeq_x, tax, ret = 0x20, 0x15, 0x1D, 0x07, 0x06
     program = [
@@ -49,13 +59,19 @@ def _filter():
 
 
 class Connector:
-    def __init__(self, loop, out, clocks, on_exit):
+    def __init__(
+        self,
+        loop: Loop,
+        out: Out,
+        clocks: Clocks,
+        on_exit: Callable[[int, Optional[int], Dict[str, Any], int], None],
+    ) -> None:
         """on_exit(pid, status, fields, t): every process's end; the caller chooses what to say."""
         self.loop, self.out, self.clocks, self.on_exit = loop, out, clocks, on_exit
-        self.socket = None
+        self.socket: Any = None
         self.read_until = boot()
 
-    def start(self):
+    def start(self) -> None:
         try:
             self.socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, NETLINK_CONNECTOR
@@ -75,11 +91,11 @@ class Connector:
             return
         self.out.source("proc", "active")
 
-    def _ask(self, what):
+    def _ask(self, what: int) -> None:
         body = struct.pack("=IIIIHHI", CN_IDX_PROC, 1, 0, 0, 4, 0, what)
         self.socket.send(struct.pack("=IHHII", 16 + len(body), 3, 0, 0, os.getpid()) + body)
 
-    def drain(self, budget=10_000_000):
+    def drain(self, budget: int = 10_000_000) -> None:
         """Read what there is, for at most `budget` ns."""
         if self.socket is None:
             return
@@ -97,11 +113,11 @@ class Connector:
             self.record(data)
         self.read_until = boot()
 
-    def record(self, data):
+    def record(self, data: bytes) -> None:
         if len(data) < DATA + 32:
             return
         what, _, stamp = _HEAD.unpack_from(data, DATA)
-        if what != EXIT and what != COREDUMP:
+        if what not in (EXIT, COREDUMP):
             return
         pid, tgid, status, signal = _EXITED.unpack_from(data, DATA + 16)
         fields = {"what": "exit", "pid": pid, "tgid": tgid}
@@ -114,7 +130,7 @@ class Connector:
             fields["what"] = "coredump"
         self.on_exit(pid, status if what == EXIT else None, fields, self.clocks.mono_to_boot(stamp))
 
-    def stop(self):
+    def stop(self) -> None:
         if self.socket is not None:
             try:
                 self._ask(IGNORE)

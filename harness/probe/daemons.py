@@ -5,12 +5,22 @@ cgroup (a pid file inside a machine holds that machine's pid, which means nothin
 Its end is told by a pidfd at once; its raw wait status by the proc connector.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import select
+from typing import TYPE_CHECKING
 
 from . import linux
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional
+
+    from .lineage import Lineage
+    from .loop import Loop
+    from .out import Out
 
 NAMES = {"dockerd": "dockerd", "containerd": "containerd"}
 SHIM = "containerd-shim"
@@ -21,28 +31,35 @@ LOOK_EVERY = 1.0
 class Daemon:
     __slots__ = ("container", "fd", "name", "pid", "start", "state", "status")
 
-    def __init__(self, name, pid, start, container):
+    def __init__(self, name: str, pid: int, start: int, container: Optional[str]) -> None:
         self.name, self.pid, self.start, self.container = name, pid, start, container
-        self.fd = None
+        self.fd: Optional[int] = None
         self.state = "alive"
-        self.status = None
+        self.status: Optional[int] = None
 
 
 class Daemons:
-    def __init__(self, loop, out, base, lineage, drain):
+    def __init__(
+        self,
+        loop: Loop,
+        out: Out,
+        base: str,
+        lineage: Lineage,
+        drain: Callable[[], None],
+    ) -> None:
         """drain(): read the proc connector now, so that the status of an end is known."""
         self.loop, self.out, self.base, self.lineage, self.drain = loop, out, base, lineage, drain
-        self.known = {}
+        self.known: Dict[int, Daemon] = {}
 
-    def start(self):
+    def start(self) -> None:
         self.look()
         self.loop.every(LOOK_EVERY, self.check, "daemons")
         self.out.source("daemons", "active")
 
-    def is_daemon(self, pid):
+    def is_daemon(self, pid: int) -> bool:
         return pid in self.known
 
-    def ours(self, pid):
+    def ours(self, pid: int) -> bool:
         """Is this process of our machine?"""
         if self.base == "/":
             return True
@@ -50,7 +67,7 @@ class Daemons:
         base = self.base.rstrip("/")
         return any(path == base or path.startswith(base + "/") for path in paths.values())
 
-    def look(self):
+    def look(self) -> None:
         """All daemons there are now."""
         for pid in linux.pids():
             if pid not in self.known:
@@ -58,7 +75,7 @@ class Daemons:
                 if name is not None:
                     self.consider(pid, name.strip())
 
-    def consider(self, pid, name):
+    def consider(self, pid: int, name: str) -> None:
         """A process with a daemon's name: ours?"""
         shim = name.startswith(SHIM)
         if name not in NAMES and not shim:
@@ -85,25 +102,34 @@ class Daemons:
             daemon.fd = None  # `check` will see it go
         self.say(daemon)
 
-    def say(self, daemon):
+    def say(self, daemon: Daemon) -> None:
         now = boot()
-        self.out.emit("daemon", "daemons", now, now, daemon=daemon.name, pid=daemon.pid,
-                      start=daemon.start, state=daemon.state, container=daemon.container,
-                      status=daemon.status)
+        self.out.emit(
+            "daemon",
+            "daemons",
+            now,
+            now,
+            daemon=daemon.name,
+            pid=daemon.pid,
+            start=daemon.start,
+            state=daemon.state,
+            container=daemon.container,
+            status=daemon.status,
+        )
 
-    def executed(self, pid, name):
+    def executed(self, pid: int, name: str) -> None:
         """Lineage saw a process become a program."""
         if name in NAMES or name.startswith(SHIM):
             self.consider(pid, name)
 
-    def exited(self, pid, status):
+    def exited(self, pid: int, status: Optional[int]) -> bool:
         daemon = self.known.get(pid)
         if daemon is not None and daemon.status is None:
             daemon.status = status
             return True
         return daemon is not None
 
-    def ended(self, daemon):
+    def ended(self, daemon: Daemon) -> None:
         self.close(daemon)
         self.drain()
         daemon.state = "gone"
@@ -111,7 +137,7 @@ class Daemons:
             del self.known[daemon.pid]
         self.say(daemon)
 
-    def check(self):
+    def check(self) -> None:
         """Every second: new ones, stopped ones, and gone ones that no pidfd watches."""
         self.look()
         for daemon in list(self.known.values()):
@@ -125,18 +151,18 @@ class Daemons:
                 daemon.state = state
                 self.say(daemon)
 
-    def close(self, daemon):
+    def close(self, daemon: Daemon) -> None:
         if daemon.fd is not None:
             self.loop.remove(daemon.fd)
             os.close(daemon.fd)
             daemon.fd = None
 
-    def resay(self):
+    def resay(self) -> None:
         """Who is there, again: for the head of a trial."""
         for daemon in list(self.known.values()):
             self.say(daemon)
 
-    def stop(self):
+    def stop(self) -> None:
         for daemon in self.known.values():
             self.close(daemon)
         self.known = {}

@@ -6,14 +6,28 @@ victims, exits of watched main processes, moves between cgroups. The first witne
 main process's end tells the death; the others are kept as witnesses.
 """
 
+from __future__ import annotations
+
 import collections
 import re
 import select
+from typing import TYPE_CHECKING
 
 from . import tracefs
 from .lineage import container_of
 from .linux import boot
 from .out import Bucket
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, List, Optional
+
+    from .daemons import Daemons
+    from .lineage import Lineage
+    from .loop import Loop
+    from .out import Out
+    from .senders import Senders
+    from .tracefs import Line
+    from .watch import Main, Watch, Watched
 
 # All that can end a process by default, without the ones that timers and runtimes send
 # by the thousand (ALRM, VTALRM, PROF, URG) and without CHLD. 19 and 18 freeze and thaw.
@@ -30,29 +44,39 @@ COLLATERAL = 10
 
 _SIGNAL = re.compile(
     r"^sig=(?P<sig>\d+) errno=-?\d+ code=(?P<code>-?\d+) comm=(?P<comm>.*) pid=(?P<pid>\d+) "
-    r"grp=\d+ res=\d+$", re.S)
+    r"grp=\d+ res=\d+$",
+    re.S,
+)
 _PID = re.compile(r"(?:^|.* )pid=(\d+)(?: |$)", re.S)
 _PATH = re.compile(r"(?:dst_)?path=(\S+)")
 
 
 class Deaths:
-    def __init__(self, loop, out, watch, lineage, senders, daemons):
+    def __init__(
+        self,
+        loop: Loop,
+        out: Out,
+        watch: Watch,
+        lineage: Lineage,
+        senders: Senders,
+        daemons: Daemons,
+    ) -> None:
         self.loop, self.out, self.watch, self.lineage = loop, out, watch, lineage
         self.senders, self.daemons = senders, daemons
-        self.instance = None
-        self.on_death = []
-        self.filtered = None
+        self.instance: Optional[tracefs.Instance] = None
+        self.on_death: List[Callable[[Watched, Main, int], None]] = []
+        self.filtered: Optional[str] = None
         self.flood = Bucket(300, 3000)
-        self.waiting = collections.deque()
+        self.waiting: Deque[Callable[[], Any]] = collections.deque()
         self.window, self.seen, self.batched = 0, 0, False
-        self.collateral = {}
+        self.collateral: Dict[str, int] = {}
         self.read_until = boot()
         self.blind_pids = False
         watch.on_mains = self.refilter
         watch.on_pidfd = self.pidfd
-        watch.on_gone.append(lambda watched: self.collateral.pop(watched.id, None))
+        watch.on_gone.append(self.forget)
 
-    def start(self, root, name):
+    def start(self, root: Optional[str], name: str) -> None:
         if root is None:
             return
         self.instance = tracefs.Instance(root, name, 1024)
@@ -73,19 +97,24 @@ class Deaths:
         if "cgroup_attach_task" in missing:
             self.loop.every(0.005, self.look_for_new, "main")
 
-    def look_for_new(self):
+    def forget(self, watched: Watched) -> None:
+        self.collateral.pop(watched.id, None)
+
+    def look_for_new(self) -> None:
         """Without cgroup tracepoints: ask for the directories of those not yet found."""
         for watched in list(self.watch.all.values()):
             if watched.main is None or watched.main.dead:
-                path = watched.path or self.watch._look_for(watched.id)
+                path = watched.path or self.watch.look_for(watched.id)
                 if path is not None:
                     self.watch.moved(watched.id, path)
 
-    def refilter(self):
+    def refilter(self) -> None:
         """Let the exits of all living main processes through."""
         if self.instance is None:
             return
-        pids = sorted(p for p, w in self.watch.mains.items() if not w.main.dead)
+        pids = sorted(
+            p for p, w in self.watch.mains.items() if w.main is not None and not w.main.dead
+        )
         text = "||".join("pid==%d" % pid for pid in pids) or "pid==0"
         if len(text) > FILTER_ROOM:
             # Too many for one filter: the rest are seen by pidfd and by instance B.
@@ -97,7 +126,7 @@ class Deaths:
             self.instance.write("events/sched/sched_process_exit/filter", text)
             self.filtered = text
 
-    def drain(self, mask=0):
+    def drain(self, mask: int = 0) -> None:
         if self.instance is None:
             return
         count = 0
@@ -111,18 +140,18 @@ class Deaths:
             self.out.gap("trace", self.read_until, now, "the trace buffer overran", lost)
         self.read_until = now
 
-    def calm_down(self, count):
+    def calm_down(self, count: int) -> None:
         """A flood of signals must not make us wake for each: then read in batches for a while."""
         now = boot()
         if now - self.window > 100_000_000:
             self.window, self.seen = now, 0
         self.seen += count
-        if self.seen > FLOOD and not self.batched:
+        if self.seen > FLOOD and not self.batched and self.instance is not None:
             self.batched = True
             self.loop.remove(self.instance.pipe)
             self.loop.after(BATCHED, self.again, "trace")
 
-    def again(self):
+    def again(self) -> None:
         if self.instance is None:
             return
         self.seen = 0
@@ -133,7 +162,7 @@ class Deaths:
             self.batched = False
             self.loop.add(self.instance.pipe, select.EPOLLIN, self.drain, "trace")
 
-    def take(self, line):
+    def take(self, line: Line) -> None:
         if line.event == "sched_process_exit":
             self.exited(line)
         elif line.event == "signal_generate":
@@ -143,12 +172,12 @@ class Deaths:
         elif line.event.startswith("cgroup_"):
             self.moved(line)
 
-    def say(self, line):
+    def say(self, line: Line) -> None:
         self.out.emit("trace", "trace", line.t, instance="A", text=line.text, tgid=line.tgid)
 
     # --- ends ---
 
-    def exited(self, line):
+    def exited(self, line: Line) -> None:
         match = _PID.match(line.rest)
         pid = int(match.group(1)) if match else line.tid
         watched = self.watch.mains.get(pid)
@@ -160,7 +189,7 @@ class Deaths:
             self.died(watched, watched.main, line.t, "trace")
         self.say(line)
 
-    def pidfd(self, watched, main):
+    def pidfd(self, watched: Watched, main: Main) -> None:
         """The second witness; alone it is late, so the first one's time is asked for."""
         t = boot()
         self.watch.close_pidfd(main)
@@ -172,7 +201,7 @@ class Deaths:
             self.died(watched, main, ended, "pidfd")
         self.out.emit("pidfd", "pidfd", t, t, pid=main.pid, container=watched.id)
 
-    def died(self, watched, main, t, by):
+    def died(self, watched: Watched, main: Optional[Main], t: int, by: str) -> None:
         if main is None or main.dead:
             return
         main.dead = True
@@ -181,7 +210,7 @@ class Deaths:
         self.out.flush()
         self.later(lambda: [callback(watched, main, t) for callback in self.on_death])
 
-    def later(self, job):
+    def later(self, job: Callable[[], Any]) -> None:
         """After the lines that are there already: the next one may be a death.
 
         In the order of arrival, so that a sender (gone in a millisecond) is asked before the
@@ -191,7 +220,7 @@ class Deaths:
             self.loop.after(0, self.do_one, "trace")
         self.waiting.append(job)
 
-    def do_one(self):
+    def do_one(self) -> None:
         """One job a turn: between two of them the loop looks for the next death."""
         if self.waiting:
             job = self.waiting.popleft()
@@ -199,14 +228,14 @@ class Deaths:
                 self.loop.after(0, self.do_one, "trace")
             job()
 
-    def do_later(self):
+    def do_later(self) -> None:
         """All of them now: for a barrier."""
         while self.waiting:
             self.waiting.popleft()()
 
     # --- signals ---
 
-    def signalled(self, line):
+    def signalled(self, line: Line) -> None:
         match = _SIGNAL.match(line.rest)
         if match is None:
             return
@@ -214,10 +243,10 @@ class Deaths:
         container = self.container_of(target)
         if container not in self.watch.all and not self.daemons.is_daemon(target):
             return
-        watched = self.watch.all.get(container)
+        watched = self.watch.all.get(container or "")
         is_main = watched is not None and watched.main is not None and watched.main.pid == target
         if code == SI_KERNEL and watched is not None and not is_main:
-            count = self.collateral[container] = self.collateral.get(container, 0) + 1
+            count = self.collateral[watched.id] = self.collateral.get(watched.id, 0) + 1
             if count > COLLATERAL and watched.main is not None and watched.main.dead:
                 self.out.drop("trace")
                 return
@@ -229,7 +258,7 @@ class Deaths:
             signal = int(match.group("sig"))
             self.later(lambda: self.senders.say(line, target, signal, container))
 
-    def container_of(self, pid):
+    def container_of(self, pid: int) -> Optional[str]:
         watched = self.watch.mains.get(pid)
         if watched is not None:
             return watched.id
@@ -241,18 +270,19 @@ class Deaths:
 
     # --- moves ---
 
-    def moved(self, line):
+    def moved(self, line: Line) -> None:
         match = _PATH.search(line.rest)
-        container = container_of(match.group(1)) if match else None
+        path = match.group(1) if match else ""
+        container = container_of(path)
         if container is None:
             return
         if line.event == "cgroup_attach_task":
             pid = _PID.match(line.rest)
             if pid:
                 self.lineage.adopt(int(pid.group(1)), line.comm, container)
-        self.watch.moved(container, match.group(1))
+        self.watch.moved(container, path)
 
-    def stop(self):
+    def stop(self) -> None:
         if self.instance is not None:
             self.loop.remove(self.instance.pipe)
             self.instance.remove()

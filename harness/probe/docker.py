@@ -6,14 +6,24 @@ memory, and none across a restart: that is why a break stays a gap even when eve
 after it).
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import select
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from .linux import boot
 from .out import Bucket
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
+    from .clocks import Clocks
+    from .loop import Loop
+    from .out import Out
 
 RETRY_FIRST, RETRY_MOST = 0.05, 1.0
 REMEMBER = 512
@@ -23,24 +33,31 @@ MOST = 1 << 20
 
 
 class Events:
-    def __init__(self, loop, out, clocks, path, wanted):
+    def __init__(
+        self,
+        loop: Loop,
+        out: Out,
+        clocks: Clocks,
+        path: Optional[str],
+        wanted: Callable[[Dict[str, Any], Optional[str]], bool],
+    ) -> None:
         """wanted(event dict, container id or None) -> bool."""
         self.loop, self.out, self.clocks, self.path, self.wanted = loop, out, clocks, path, wanted
-        self.socket = None
+        self.socket: Optional[socket.socket] = None
         self.buffer = b""
         self.body = b""
-        self.headers = None
-        self.since = None
-        self.blind_since = None
+        self.headers: Optional[bytes] = None
+        self.since = 0
+        self.blind_since: Optional[int] = None
         self.connected = False
         self.told = False
         self.retry = RETRY_FIRST
-        self.recent = {}
+        self.recent: Dict[Any, None] = {}
         self.flood = Bucket(500, 5000)
         self.last_byte = boot()
-        self.chunk_left = None
+        self.chunk_left: Optional[int] = None
 
-    def start(self):
+    def start(self) -> None:
         if not self.path:
             self.out.source("docker", "unsupported", "no engine socket was named")
             return
@@ -48,52 +65,52 @@ class Events:
         self.blind_since = boot()
         self.connect()
 
-    def connect(self):
+    def connect(self) -> None:
         if self.socket is not None:
             return
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            link.connect(self.path)
+            link.connect(str(self.path))
         except OSError as error:
             link.close()
             if error.errno != errno.EAGAIN or not self.told:
-                self._unreachable(error.strerror)
+                self._unreachable(error.strerror or str(error))
             self._later()
             return
         # A nanosecond later than the last one: the engine repeats that one otherwise.
         since = "%d.%09d" % divmod(self.since, 1_000_000_000)
-        request = "GET /events?since=%s HTTP/1.1\r\nHost: docker\r\nAccept: application/json\r\n\r\n"
+        request = (
+            "GET /events?since=%s HTTP/1.1\r\nHost: docker\r\nAccept: application/json\r\n\r\n"
+        )
         link.send((request % since).encode())
         self.socket, self.buffer, self.body, self.headers = link, b"", b"", None
         self.chunk_left = None
         self.loop.add(link.fileno(), select.EPOLLIN, self.ready, "docker")
 
-    def _later(self):
+    def _later(self) -> None:
         self.loop.after(self.retry, self.connect, "docker")
         self.retry = min(RETRY_MOST, self.retry * 2)
 
-    def _unreachable(self, why):
+    def _unreachable(self, why: str) -> None:
         if not self.told:
             self.told = True
             self.out.source("docker", "partial", "no stream: %s" % why)
             self.out.gap("docker", self.blind_since or boot(), None, "no stream: %s" % why)
 
-    def _broken(self, why):
-        self.loop.remove(self.socket.fileno())
-        self.socket.close()
-        self.socket = None
+    def _broken(self, why: str) -> None:
+        self._hang_up()
         if self.blind_since is None:
             self.blind_since = self.last_byte
         self.connected = False
         self._unreachable(why)
         self._later()
 
-    def drain(self):
+    def drain(self) -> None:
         """For a barrier: what the engine has already written."""
         if self.socket is not None:
             self.ready(select.EPOLLIN)
 
-    def ready(self, mask):
+    def ready(self, mask: int) -> None:
         while self.socket is not None:
             try:
                 data = self.socket.recv(65536)
@@ -114,7 +131,7 @@ class Events:
                 self._broken(problem)
                 return
 
-    def parse(self):
+    def parse(self) -> Optional[str]:
         """HTTP head, chunks, lines; returns what is wrong or None."""
         if self.headers is None:
             head, found, rest = self.buffer.partition(b"\r\n\r\n")
@@ -152,7 +169,7 @@ class Events:
                 self.record(line)
         return None
 
-    def _connected(self):
+    def _connected(self) -> None:
         now = boot()
         self.connected, self.retry = True, RETRY_FIRST
         if self.blind_since is not None and self.told:
@@ -160,7 +177,7 @@ class Events:
         self.blind_since, self.told = None, False
         self.out.source("docker", "active")
 
-    def record(self, line):
+    def record(self, line: bytes) -> None:
         seen = boot()
         try:
             said = json.loads(line)
@@ -185,11 +202,23 @@ class Events:
         if not self.flood.take():
             self.out.drop("docker")
             return
-        self.out.emit("docker", "docker", self.clocks.wall_to_boot(wall), seen, type=kind,
-                      action=action[:2000], id=name, wall=wall, attributes=attributes)
+        self.out.emit(
+            "docker",
+            "docker",
+            self.clocks.wall_to_boot(wall),
+            seen,
+            type=kind,
+            action=action[:2000],
+            id=name,
+            wall=wall,
+            attributes=attributes,
+        )
 
-    def stop(self):
+    def _hang_up(self) -> None:
         if self.socket is not None:
             self.loop.remove(self.socket.fileno())
             self.socket.close()
             self.socket = None
+
+    def stop(self) -> None:
+        self._hang_up()

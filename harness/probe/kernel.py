@@ -4,13 +4,23 @@ Rule: every record is read; of a flood only what may bear on a death is sent on,
 rest is counted. Records the kernel itself threw away or did not print are gaps.
 """
 
+from __future__ import annotations
+
 import collections
 import os
 import re
 import select
+from typing import TYPE_CHECKING
 
 from .linux import boot
 from .out import Bucket
+
+if TYPE_CHECKING:
+    from typing import Deque, Optional
+
+    from .clocks import Clocks
+    from .loop import Loop
+    from .out import Out
 
 TELLING = re.compile(
     r"oom|[Kk]illed|[Oo]ut of memory|cgroup|segfault|traps:|general protection|I/O error|EXT4-fs"
@@ -22,17 +32,17 @@ WINDOW = 5_000_000_000
 
 
 class KernelLog:
-    def __init__(self, loop, out, clocks):
+    def __init__(self, loop: Loop, out: Out, clocks: Clocks) -> None:
         self.loop, self.out, self.clocks = loop, out, clocks
-        self.fd = None
-        self.next = None
+        self.fd: Optional[int] = None
+        self.next: Optional[int] = None
         self.bucket = Bucket(200, 2000)
         self.telling = Bucket(500, 5000)
-        self.recent = collections.deque(maxlen=60)
+        self.recent: Deque[str] = collections.deque(maxlen=60)
         self.read_until = boot()
-        self.last_oom = None
+        self.last_oom: Optional[int] = None
 
-    def start(self):
+    def start(self) -> None:
         try:
             self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.lseek(self.fd, 0, os.SEEK_END)
@@ -44,7 +54,7 @@ class KernelLog:
         self.loop.add(self.fd, select.EPOLLIN, lambda mask: self.drain(8), "kernel")
         self.out.source("kernel", "active")
 
-    def drain(self, budget=2000):
+    def drain(self, budget: int = 2000) -> None:
         """Read what there is, at most `budget` records a turn."""
         if self.fd is None:
             return
@@ -60,8 +70,8 @@ class KernelLog:
             self.record(raw)
         self.read_until = boot()
 
-    def record(self, raw):
-        """"level,sequence,microseconds,flags[,…];text", then lines of a dictionary."""
+    def record(self, raw: bytes) -> None:
+        """ "level,sequence,microseconds,flags[,…];text", then lines of a dictionary."""
         seen = boot()
         head, semicolon, body = raw.partition(b";")
         parts = head.split(b",")
@@ -73,8 +83,13 @@ class KernelLog:
             return
         t = self.clocks.kernel_to_boot(stamp * 1000)
         if self.next is not None and sequence > self.next:
-            self.out.gap("kernel", self.read_until, t, "records overwritten before they were read",
-                         sequence - self.next)
+            self.out.gap(
+                "kernel",
+                self.read_until,
+                t,
+                "records overwritten before they were read",
+                sequence - self.next,
+            )
         self.next = sequence + 1
         text = body.split(b"\n", 1)[0].decode("utf-8", "replace")
         self.recent.append("[%.6f] %s" % (t / 1e9, text))
@@ -83,15 +98,16 @@ class KernelLog:
         quiet = SUPPRESSED.search(text)
         if quiet:
             begin = self.last_oom if self.last_oom and "oom" in text else t - WINDOW
-            self.out.gap("kernel", min(begin, t), t, "rate limit of %s" % quiet.group(1),
-                         int(quiet.group(2)))
+            self.out.gap(
+                "kernel", min(begin, t), t, "rate limit of %s" % quiet.group(1), int(quiet.group(2))
+            )
         wanted = self.telling if TELLING.search(text) else self.bucket
         if not wanted.take():
             self.out.drop("kernel")
             return
         self.out.emit("kernel", "kernel", t, seen, level=level & 7, kseq=sequence, text=text[:4000])
 
-    def stop(self):
+    def stop(self) -> None:
         if self.fd is not None:
             self.loop.remove(self.fd)
             os.close(self.fd)

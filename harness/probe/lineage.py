@@ -6,11 +6,21 @@ after the sender has gone, and which container a process belonged to. It forgets
 oldest dead, never the living.
 """
 
+from __future__ import annotations
+
 import collections
 import re
+from typing import TYPE_CHECKING
 
 from . import linux, tracefs
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, List, Optional
+
+    from .loop import Loop
+    from .out import Out
+    from .tracefs import Line
 
 BUDGET = 10_000_000
 """Nanoseconds a batch may take; what is over waits in the kernel's buffer, or is lost there."""
@@ -25,7 +35,7 @@ _EXEC = re.compile(r"^filename=(.*) pid=(\d+) old_pid=(\d+)$", re.S)
 _EXIT = re.compile(r"^comm=(.*) pid=(\d+) prio=", re.S)
 
 
-def container_of(path):
+def container_of(path: str) -> Optional[str]:
     """The last container id in a cgroup path, or None."""
     found = CONTAINER.findall(path)
     return found[-1] if found else None
@@ -36,25 +46,33 @@ class Task:
 
     __slots__ = ("born", "container", "ended", "maker", "name", "pid", "program", "start")
 
-    def __init__(self, pid, maker, name, container=None, born=None, start=None):
+    def __init__(
+        self,
+        pid: int,
+        maker: Optional[int],
+        name: str,
+        container: Optional[str] = None,
+        born: Optional[int] = None,
+        start: Optional[int] = None,
+    ) -> None:
         self.pid, self.maker, self.name = pid, maker, name
         self.container, self.born, self.start = container, born, start
-        self.program = None
-        self.ended = None
+        self.program: Optional[str] = None
+        self.ended: Optional[int] = None
 
 
 class Lineage:
-    def __init__(self, loop, out, on_task):
+    def __init__(self, loop: Loop, out: Out, on_task: Callable[[str, Task, Line], None]) -> None:
         """on_task(what, task, line): what is fork | exec | exit."""
         self.loop, self.out, self.on_task = loop, out, on_task
-        self.tasks = {}
-        self.dead = collections.deque()
-        self.instance = None
-        self.forks = None
+        self.tasks: Dict[int, Task] = {}
+        self.dead: Deque[Task] = collections.deque()
+        self.instance: Optional[tracefs.Instance] = None
+        self.forks: Optional[str] = None
         self.read_until = boot()
         self.count = 0
 
-    def start(self, root, name):
+    def start(self, root: Optional[str], name: str) -> None:
         """Instance B; without tracefs the table still has what /proc says."""
         if root is None:
             self.out.source("lineage", "partial", "no tracefs: only what /proc shows when asked")
@@ -70,17 +88,21 @@ class Lineage:
             if self.forks and execs and exits:
                 self.out.source("lineage", "active")
             else:
-                self.out.source("lineage", "partial", "a tracepoint is missing: fork %s, exec %s, exit %s"
-                                % (self.forks, execs, exits))
+                self.out.source(
+                    "lineage",
+                    "partial",
+                    "a tracepoint is missing: fork %s, exec %s, exit %s"
+                    % (self.forks, execs, exits),
+                )
         self.look()
 
-    def look(self):
+    def look(self) -> None:
         """Everybody who is here already."""
         for pid in linux.pids():
             if pid not in self.tasks:
                 self.from_proc(pid)
 
-    def from_proc(self, pid):
+    def from_proc(self, pid: int) -> Optional[Task]:
         """A process the table does not know, read from /proc; None when it is gone."""
         seen = linux.stat(pid)
         if seen is None:
@@ -92,30 +114,37 @@ class Lineage:
         self.tasks[pid] = task
         return task
 
-    def get(self, pid):
+    def get(self, pid: int) -> Optional[Task]:
         """The task with this pid (the latest that had it), or None."""
         return self.tasks.get(pid) or self.from_proc(pid)
 
-    def adopt(self, pid, name, container):
+    def adopt(self, pid: int, name: str, container: str) -> None:
         """A cgroup move says: this process is the container's."""
         task = self.tasks.get(pid)
         if task is None:
             task = self.tasks[pid] = Task(pid, None, name)
         task.container = container
 
-    def ancestors(self, pid, most=10):
+    def ancestors(self, pid: int, most: int = 10) -> List[Dict[str, Any]]:
         """The maker, its maker and so on: [{pid, name, program, container}]."""
-        chain, seen = [], {pid}
+        chain: List[Dict[str, Any]] = []
+        seen = {pid}
         task = self.get(pid)
         while task is not None and task.maker and task.maker not in seen and len(chain) < most:
             seen.add(task.maker)
             task = self.get(task.maker)
             if task is not None:
-                chain.append({"pid": task.pid, "name": task.name, "program": task.program,
-                              "container": task.container})
+                chain.append(
+                    {
+                        "pid": task.pid,
+                        "name": task.name,
+                        "program": task.program,
+                        "container": task.container,
+                    }
+                )
         return chain
 
-    def drain(self, budget=BUDGET):
+    def drain(self, budget: int = BUDGET) -> None:
         if self.instance is None:
             return
         for line in self.instance.read(budget):
@@ -126,7 +155,7 @@ class Lineage:
             self.out.gap("lineage", self.read_until, now, "the trace buffer overran", lost)
         self.read_until = now
 
-    def take(self, line):
+    def take(self, line: Line) -> None:
         self.count += 1
         if line.event == "sched_process_exit":
             match = _EXIT.match(line.rest)
@@ -154,7 +183,7 @@ class Lineage:
         else:
             self.born(line)
 
-    def born(self, line):
+    def born(self, line: Line) -> None:
         if line.event == "task_newtask":
             match = _NEWTASK.match(line.rest)
             child = int(match.group(1)) if match else None
@@ -178,7 +207,7 @@ class Lineage:
         self.tasks[child] = task
         self.on_task("fork", task, line)
 
-    def stop(self):
+    def stop(self) -> None:
         if self.instance is not None:
             self.instance.remove()
             self.instance = None

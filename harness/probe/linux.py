@@ -4,9 +4,15 @@ Rule: nothing here decides; a call raises OSError, a reader of /proc answers Non
 a process that is gone.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -18,47 +24,47 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 PR_SET_NAME = 15
 
 
-def boot():
+def boot() -> int:
     """Nanoseconds of CLOCK_BOOTTIME."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def _check(result, what):
+def _check(result: int, what: str) -> int:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, "%s: %s" % (what, os.strerror(code)))
     return result
 
 
-def private_mounts():
+def private_mounts() -> None:
     """A mount namespace of our own: the host's mounts still arrive, ours never leave."""
     _check(LIBC.unshare(CLONE_NEWNS), "unshare")
     _check(LIBC.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None), "mount")
 
 
-def mount(source, target, kind):
+def mount(source: str, target: str, kind: str) -> None:
     _check(
         LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(0), None),
         "mount %s on %s" % (kind, target),
     )
 
 
-def pidfd_open(pid):
+def pidfd_open(pid: int) -> int:
     if hasattr(os, "pidfd_open"):
         return os.pidfd_open(pid)
     return _check(LIBC.syscall(SYS_PIDFD_OPEN, pid, 0), "pidfd_open")
 
 
-def set_name(name):
+def set_name(name: str) -> None:
     LIBC.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
-def lock_memory():
+def lock_memory() -> None:
     """Keep our own pages: an observer of memory pressure must not wait for the disk."""
     _check(LIBC.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), "mlockall")
 
 
-def read_text(path, limit=65536):
+def read_text(path: str, limit: int = 65536) -> Optional[str]:
     """A file's text (at most `limit` bytes of it), or None when it cannot be read."""
     try:
         return read_raw(path, limit).decode("utf-8", "replace")
@@ -66,7 +72,7 @@ def read_text(path, limit=65536):
         return None
 
 
-def read_raw(path, limit=65536):
+def read_raw(path: str, limit: int = 65536) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.read(fd, limit)
@@ -81,7 +87,7 @@ def read_raw(path, limit=65536):
         os.close(fd)
 
 
-def stat(pid):
+def stat(pid: int) -> Optional[Dict[str, Any]]:
     """{name, state, ppid, start, threads, rss, status} of a process, or None.
 
     start in ticks since boot, rss in pages, status the raw wait status (0 while alive).
@@ -106,7 +112,7 @@ def stat(pid):
         return None
 
 
-def status_fields(pid):
+def status_fields(pid: int) -> Optional[Dict[str, str]]:
     """{"Name", "Tgid", "PPid", "NSpid", …} of a process or thread, or None."""
     text = read_text("/proc/%d/status" % pid)
     if not text:
@@ -119,7 +125,7 @@ def status_fields(pid):
     return found
 
 
-def cgroup_paths(pid):
+def cgroup_paths(pid: int) -> Optional[Dict[str, str]]:
     """{controller: path} of a process; the unified hierarchy's controller is "". Or None."""
     text = read_text("/proc/%d/cgroup" % pid)
     if not text:
@@ -133,6 +139,6 @@ def cgroup_paths(pid):
     return found
 
 
-def pids():
+def pids() -> List[int]:
     """Every process there is."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]

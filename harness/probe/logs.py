@@ -4,6 +4,8 @@ Rule: lines go out raw, cut at 4000 characters; only the time in them is read, t
 them. A file that shrank or was replaced is read from its beginning, and that is a gap.
 """
 
+from __future__ import annotations
+
 import calendar
 import json
 import os
@@ -12,15 +14,23 @@ import select
 import signal
 import subprocess
 import time
+from typing import TYPE_CHECKING
 
 from .linux import boot
 from .out import Bucket
+
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+    from .clocks import Clocks
+    from .loop import Loop
+    from .out import Out
 
 MOST = 4000
 _STAMP = re.compile(r'time="?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)"?')
 
 
-def wall_of(text):
+def wall_of(text: str) -> Optional[int]:
     """Nanoseconds since 1970 of a logfmt line's time, or None."""
     match = _STAMP.search(text[:200])
     if match is None:
@@ -39,14 +49,14 @@ def wall_of(text):
 class LogFile:
     """One file, followed."""
 
-    def __init__(self, logs, daemon, path):
+    def __init__(self, logs: Logs, daemon: str, path: str) -> None:
         self.logs, self.daemon, self.path = logs, daemon, path
-        self.fd = None
+        self.fd: Optional[int] = None
         self.rest = b""
-        self.place = None
+        self.place: Optional[Tuple[int, int]] = None
         self.open(at_end=True)
 
-    def open(self, at_end):
+    def open(self, at_end: bool) -> None:
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -56,7 +66,7 @@ class LogFile:
         if at_end:
             os.lseek(self.fd, 0, os.SEEK_END)
 
-    def read(self):
+    def read(self) -> None:
         if self.fd is None:
             self.open(at_end=False)
             if self.fd is None:
@@ -70,7 +80,7 @@ class LogFile:
             for line in lines:
                 self.logs.say(self.daemon, line.decode("utf-8", "replace"))
 
-    def check(self):
+    def check(self) -> None:
         """Every second: is it still the file of this name, and no shorter than we read?"""
         if self.fd is None:
             return
@@ -86,21 +96,21 @@ class LogFile:
             t = boot()
             self.logs.out.gap("daemon-log", t - 1_000_000_000, t, "%s was rotated" % self.path)
 
-    def close(self):
+    def close(self) -> None:
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
 
 
 class Logs:
-    def __init__(self, loop, out, clocks):
+    def __init__(self, loop: Loop, out: Out, clocks: Clocks) -> None:
         self.loop, self.out, self.clocks = loop, out, clocks
-        self.files = []
-        self.child = None
+        self.files: List[LogFile] = []
+        self.child: Any = None
         self.buffer = b""
-        self.buckets = {}
+        self.buckets: Dict[str, Bucket] = {}
 
-    def start(self, files, journal):
+    def start(self, files: Dict[str, str], journal: bool) -> None:
         for daemon, path in sorted(files.items()):
             self.files.append(LogFile(self, daemon, path))
         if self.files:
@@ -112,20 +122,22 @@ class Logs:
         elif self.files or self.child:
             self.out.source("daemon-log", "active")
 
-    def read(self):
+    def read(self) -> None:
         for file in self.files:
             file.read()
 
-    def check(self):
+    def check(self) -> None:
         for file in self.files:
             file.check()
 
-    def follow(self):
+    def follow(self) -> None:
         """journalctl as a child: its format is stable, its files' is not."""
         try:
             self.child = subprocess.Popen(
                 ["journalctl", "-f", "-n", "0", "-o", "json", "-u", "docker", "-u", "containerd"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
         except OSError as error:
             self.out.source("daemon-log", "unsupported", "journalctl: %s" % error.strerror)
@@ -134,7 +146,7 @@ class Logs:
         os.set_blocking(fd, False)
         self.loop.add(fd, select.EPOLLIN, self.journal, "daemon-log")
 
-    def journal(self, mask):
+    def journal(self, mask: int) -> None:
         try:
             data = os.read(self.child.stdout.fileno(), 65536)
         except BlockingIOError:
@@ -149,11 +161,11 @@ class Logs:
             self.loop.after(1.0, self.follow, "daemon-log")
             return
         *lines, self.buffer = (self.buffer + data).split(b"\n")
-        self.buffer = self.buffer[-(1 << 20):]
+        self.buffer = self.buffer[-(1 << 20) :]
         for line in lines:
             self.record(line)
 
-    def record(self, line):
+    def record(self, line: bytes) -> None:
         try:
             said = json.loads(line)
             text = said.get("MESSAGE")
@@ -166,7 +178,7 @@ class Logs:
         if text is not None:
             self.say(daemon, str(text), wall)
 
-    def say(self, daemon, text, wall=None):
+    def say(self, daemon: str, text: str, wall: Optional[int] = None) -> None:
         bucket = self.buckets.get(daemon)
         if bucket is None:
             bucket = self.buckets[daemon] = Bucket(200, 2000)
@@ -178,7 +190,7 @@ class Logs:
         t = seen if wall is None else self.clocks.wall_to_boot(wall)
         self.out.emit("daemon-log", "daemon-log", t, seen, daemon=daemon, text=text[:MOST])
 
-    def stop(self):
+    def stop(self) -> None:
         for file in self.files:
             file.close()
         if self.child is not None:

@@ -4,6 +4,8 @@ Rule: a callback that fails is said once as a problem of its source, and the loo
 on; a callback that keeps failing is taken out. The loop knows when it did not run.
 """
 
+from __future__ import annotations
+
 import heapq
 import itertools
 import os
@@ -11,8 +13,14 @@ import queue
 import select
 import threading
 import traceback
+from typing import TYPE_CHECKING
 
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    from .out import Out
 
 STALL = 1_000_000_000
 """Nanoseconds without a turn of the loop that count as not having watched."""
@@ -21,38 +29,38 @@ MAX_FAILURES = 20
 
 
 class Loop:
-    def __init__(self, out):
+    def __init__(self, out: Out) -> None:
         self.out = out
         self.poll = select.epoll()
-        self.handlers = {}
-        self.timers = []
+        self.handlers: Dict[int, Tuple[Callable[..., Any], str]] = {}
+        self.timers: List[Tuple[int, int, Callable[..., Any], str, int]] = []
         self.order = itertools.count()
-        self.failures = {}
+        self.failures: Dict[str, int] = {}
         self.running = True
         self.turned = boot()
-        self.jobs = queue.SimpleQueue()
-        self.answers = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.add(self.wake_read, select.EPOLLIN, self._answered, "loop")
-        self.helper = None
+        self.helper: Optional[threading.Thread] = None
         self.writing = False
         out.want_write = self._want_write
 
     # --- file descriptors ---
 
-    def add(self, fd, mask, callback, source):
+    def add(self, fd: int, mask: int, callback: Callable[..., Any], source: str) -> None:
         """Call callback(mask) when fd is ready."""
         self.poll.register(fd, mask)
         self.handlers[fd] = (callback, source)
 
-    def remove(self, fd):
+    def remove(self, fd: int) -> None:
         if self.handlers.pop(fd, None) is not None:
             try:
                 self.poll.unregister(fd)
             except OSError:
                 return
 
-    def _want_write(self, on):
+    def _want_write(self, on: bool) -> None:
         if on == self.writing:
             return
         self.writing = on
@@ -63,30 +71,30 @@ class Loop:
 
     # --- time ---
 
-    def after(self, seconds, callback, source):
+    def after(self, seconds: float, callback: Callable[..., Any], source: str) -> None:
         heapq.heappush(
             self.timers, (boot() + int(seconds * 1e9), next(self.order), callback, source, 0)
         )
 
-    def every(self, seconds, callback, source):
+    def every(self, seconds: float, callback: Callable[..., Any], source: str) -> None:
         """Regularly; a turn that comes late is not made up for."""
         step = int(seconds * 1e9)
         heapq.heappush(self.timers, (boot() + step, next(self.order), callback, source, step))
 
     # --- calls that may block ---
 
-    def aside(self, job, done, source):
+    def aside(self, job: Callable[[], Any], done: Callable[[Any], Any], source: str) -> None:
         """Run job() in the helper thread, then done(result) here; a failure is the source's."""
         if self.helper is None:
             self.helper = threading.Thread(target=self._help, name="aside", daemon=True)
             self.helper.start()
         self.jobs.put((job, done, source))
 
-    def _help(self):
+    def _help(self) -> None:
         while True:
             job, done, source = self.jobs.get()
             try:
-                answer = (done, job(), source, None)
+                answer: Tuple[Any, ...] = (done, job(), source, None)
             except Exception:
                 answer = (done, None, source, traceback.format_exc(limit=-2))
             self.answers.put(answer)
@@ -95,7 +103,7 @@ class Loop:
             except BlockingIOError:
                 pass  # the pipe is full of wake-ups already
 
-    def _answered(self, mask):
+    def _answered(self, mask: int) -> None:
         try:
             os.read(self.wake_read, 4096)
         except BlockingIOError:
@@ -109,7 +117,7 @@ class Loop:
 
     # --- turning ---
 
-    def _call(self, callback, arguments, source):
+    def _call(self, callback: Callable[..., Any], arguments: Tuple[Any, ...], source: str) -> bool:
         try:
             callback(*arguments)
             return True
@@ -117,13 +125,15 @@ class Loop:
             self._failed(source, traceback.format_exc(limit=-3))
             return False
 
-    def _failed(self, source, problem):
+    def _failed(self, source: str, problem: str) -> None:
         count = self.failures[source] = self.failures.get(source, 0) + 1
         if count in (1, MAX_FAILURES):
             lines = problem.strip().splitlines()
-            self.out.source(source, "partial", "failed %d times: %s" % (count, " | ".join(lines[-3:])))
+            self.out.source(
+                source, "partial", "failed %d times: %s" % (count, " | ".join(lines[-3:]))
+            )
 
-    def run(self):
+    def run(self) -> None:
         """Until `stop`. Every turn ends with what was said being sent."""
         while self.running and not self.out.broken:
             now = boot()
@@ -144,7 +154,9 @@ class Loop:
                 if not self._call(handler[0], (mask,), handler[1]):
                     if self.failures[handler[1]] >= MAX_FAILURES and fd in self.handlers:
                         self.remove(fd)
-                        self.out.source(handler[1], "unsupported", "given up after repeated failures")
+                        self.out.source(
+                            handler[1], "unsupported", "given up after repeated failures"
+                        )
             now = boot()
             while self.timers and self.timers[0][0] <= now and self.running:
                 due, _, callback, source, step = heapq.heappop(self.timers)
@@ -154,5 +166,5 @@ class Loop:
                     heapq.heappush(self.timers, (due, next(self.order), callback, source, step))
             self.out.flush()
 
-    def stop(self):
+    def stop(self) -> None:
         self.running = False

@@ -4,25 +4,48 @@ Rule: a number here explains a death, it never decides one. Disks are asked by t
 helper thread, because a file system can hang.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 from . import linux
 from .linux import boot
 
-MEMORY = frozenset(["MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapTotal",
-                    "SwapFree", "Dirty", "Slab", "SUnreclaim", "Committed_AS", "Shmem"])
+if TYPE_CHECKING:
+    from typing import Dict, Iterable
+
+    from .loop import Loop
+    from .out import Out
+
+MEMORY = frozenset(
+    [
+        "MemTotal",
+        "MemFree",
+        "MemAvailable",
+        "Buffers",
+        "Cached",
+        "SwapTotal",
+        "SwapFree",
+        "Dirty",
+        "Slab",
+        "SUnreclaim",
+        "Committed_AS",
+        "Shmem",
+    ]
+)
 PRESSURE = ("memory", "cpu", "io")
 
 
 class Machine:
-    def __init__(self, loop, out, roots):
+    def __init__(self, loop: Loop, out: Out, roots: Iterable[str]) -> None:
         self.loop, self.out = loop, out
         self.roots = list(roots)
-        self.disks = {}
+        self.disks: Dict[str, Dict[str, int]] = {}
         self.asking = False
         self.psi = os.path.exists("/proc/pressure/memory")
 
-    def start(self, hz):
+    def start(self, hz: float) -> None:
         try:
             linux.read_raw("/proc/pressure/memory")
         except OSError as error:
@@ -37,31 +60,34 @@ class Machine:
         self.loop.every(max(0.2, 5.0 / hz), self.say, "machine")
         self.loop.every(1.0, self.refresh_disks, "machine")
 
-    def ask_disks(self):
+    def ask_disks(self) -> Dict[str, Dict[str, int]]:
         """statvfs of every root and /."""
         found = {}
-        for place in ["/"] + self.roots:
+        for place in ["/", *self.roots]:
             try:
                 seen = os.statvfs(place)
             except OSError:
                 continue
-            found[place] = {"total": seen.f_blocks * seen.f_frsize,
-                            "free": seen.f_bavail * seen.f_frsize,
-                            "inodes": seen.f_files, "inodes_free": seen.f_favail}
+            found[place] = {
+                "total": seen.f_blocks * seen.f_frsize,
+                "free": seen.f_bavail * seen.f_frsize,
+                "inodes": seen.f_files,
+                "inodes_free": seen.f_favail,
+            }
         return found
 
-    def refresh_disks(self):
+    def refresh_disks(self) -> None:
         if self.asking:
             return  # it hangs: the last answer stays, and shows its age by not changing
         self.asking = True
 
-        def done(found):
+        def done(found: Dict[str, Dict[str, int]]) -> None:
             self.asking = False
             self.disks = found
 
         self.loop.aside(self.ask_disks, done, "machine")
 
-    def say(self):
+    def say(self) -> None:
         memory = {}
         for line in (linux.read_text("/proc/meminfo") or "").splitlines():
             key, _, value = line.partition(":")
@@ -78,6 +104,13 @@ class Machine:
             processes = len(linux.pids())
         except OSError:
             processes = None
-        self.out.emit("machine", "machine", boot(), memory=memory,
-                      load=[float(x) for x in load[:3]], processes=processes,
-                      disks=self.disks, pressure=pressure)
+        self.out.emit(
+            "machine",
+            "machine",
+            boot(),
+            memory=memory,
+            load=[float(x) for x in load[:3]],
+            processes=processes,
+            disks=self.disks,
+            pressure=pressure,
+        )

@@ -6,6 +6,8 @@ then by the next start. Commands are JSON lines: watch, unwatch, snapshot, flush
 monitors, docker, stop.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import platform
@@ -13,6 +15,7 @@ import resource
 import select
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from . import linux, tracefs
 from .cgroups import Hierarchies
@@ -35,6 +38,12 @@ from .senders import Senders
 from .syscalls import Syscalls
 from .watch import Watch
 
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    from .lineage import Task
+    from .tracefs import Line
+
 VERSION = 1
 NAME = "deathbench-prob"
 IDS = frozenset("0123456789abcdef")
@@ -45,7 +54,7 @@ BATCH = 0.05
 class Probe:
     """config: see harness.machine.ProbeSite, with monitors (off | light | full) and hz."""
 
-    def __init__(self, config):
+    def __init__(self, config: Dict[str, Any]) -> None:
         self.config = config
         self.monitors = config.get("monitors", "light")
         self.hz = min(100.0, max(1.0, float(config.get("hz", 10))))
@@ -56,10 +65,10 @@ class Probe:
         self.input = b""
         self.everything = self.base != "/"
         self.proc = Bucket(200, 1000)
-        self.tracing = None
+        self.tracing: Optional[str] = None
         self.build()
 
-    def build(self):
+    def build(self) -> None:
         loop, out = self.loop, self.out
         self.clock_source = KernelClock()
         self.clocks = Clocks(out, self.clock_source.offset)
@@ -76,18 +85,35 @@ class Probe:
         self.logs = Logs(loop, out, self.clocks)
         self.machine = Machine(loop, out, self.config.get("roots") or [])
         self.namespaces = Namespaces(loop, out, self.watch)
-        self.postmortem = PostMortem(loop, out, self.watch, self.lineage, self.kernel,
-                                     self.connector, self.machine, self.base)
+        self.postmortem = PostMortem(
+            loop,
+            out,
+            self.watch,
+            self.lineage,
+            self.kernel,
+            self.connector,
+            self.machine,
+            self.base,
+        )
         self.syscalls = Syscalls(loop, out, self.daemons)
         self.deaths.on_death = [self.postmortem.died, self.namespaces.died]
 
     # --- beginning ---
 
-    def start(self):
-        self.out.emit("hello", "probe", boot(), version=VERSION, boot_id=self.boot_id(),
-                      kernel=platform.release(), python=platform.python_version(),
-                      cgroup=self.hierarchies.version, hz=os.sysconf("SC_CLK_TCK"),
-                      monitors=self.monitors, pid=os.getpid())
+    def start(self) -> None:
+        self.out.emit(
+            "hello",
+            "probe",
+            boot(),
+            version=VERSION,
+            boot_id=self.boot_id(),
+            kernel=platform.release(),
+            python=platform.python_version(),
+            cgroup=self.hierarchies.version,
+            hz=os.sysconf("SC_CLK_TCK"),
+            monitors=self.monitors,
+            pid=os.getpid(),
+        )
         if self.monitors != "off":
             self.start_watching()
         else:
@@ -97,7 +123,7 @@ class Probe:
         self.docker.start()
         self.loop.add(0, select.EPOLLIN, self.commands, "commands")
 
-    def start_watching(self):
+    def start_watching(self) -> None:
         try:
             self.tracing = tracefs.find()
             tracefs.remove_stale(self.tracing, self.label)
@@ -105,58 +131,74 @@ class Probe:
             self.out.source("trace", "unsupported", "no tracefs: %s" % error.strerror)
             self.tracing = None
         stem = "%s-%d" % (self.label, os.getpid())
-        for what, begin in (
+        steps: List[Tuple[str, Callable[[], None]]] = [
             ("clock", lambda: self.clock_source.start(self.tracing, stem + "-k")),
             ("trace", lambda: self.deaths.start(self.tracing, stem + "-a")),
             ("lineage", lambda: self.lineage.start(self.tracing, stem + "-b")),
             ("proc", self.connector.start),
             ("kernel", self.kernel.start),
             ("daemons", self.daemons.start),
-            ("daemon-log", lambda: self.logs.start(self.config.get("logs") or {},
-                                                   self.config.get("journal"))),
+            (
+                "daemon-log",
+                lambda: self.logs.start(
+                    self.config.get("logs") or {}, bool(self.config.get("journal"))
+                ),
+            ),
             ("machine", lambda: self.machine.start(self.hz)),
             ("mounts", self.namespaces.start),
-        ):
+        ]
+        for what, begin in steps:
             try:
                 begin()
             except Exception as error:
                 self.out.source(what, "unsupported", "%s: %s" % (type(error).__name__, error))
         self.loop.every(1.0 / self.hz, self.watch.sample, "cgroup")
         self.loop.every(BATCH, self.batch, "lineage")
-        self.out.source("cgroup", "active" if self.hierarchies.mounts else "unsupported",
-                        "" if self.hierarchies.mounts else "no control groups are mounted")
+        self.out.source(
+            "cgroup",
+            "active" if self.hierarchies.mounts else "unsupported",
+            "" if self.hierarchies.mounts else "no control groups are mounted",
+        )
         if self.monitors == "full":
             self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
 
-    def batch(self):
+    def batch(self) -> None:
         """What wakes nobody, together, so that we wake once for all of it."""
         self.lineage.drain()
         self.connector.drain()
         self.logs.read()
 
-    def boot_id(self):
+    def boot_id(self) -> str:
         return (linux.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
 
     # --- what sources tell each other ---
 
-    def wanted(self, said, container):
+    def wanted(self, said: Dict[str, Any], container: Optional[str]) -> bool:
         """Which of the engine's events go out."""
         if self.everything or said.get("Type") == "daemon":
             return True
         return container in self.watch.all
 
-    def task(self, what, task, line):
+    def task(self, what: str, task: Task, line: Line) -> None:
         """Lineage read a fork, exec or exit."""
         if what == "exec":
             self.daemons.executed(task.pid, line.comm)
             self.syscalls.executed(task.pid, line.comm)
-        watched = self.watch.all.get(task.container)
+        watched = self.watch.all.get(task.container or "")
         if watched is not None:
             # Kept, not sent: only a death makes the last of them worth reading.
-            watched.ring.append({"kind": "trace", "source": "lineage", "t": line.t, "instance": "B",
-                                 "text": line.text, "tgid": line.tgid})
+            watched.ring.append(
+                {
+                    "kind": "trace",
+                    "source": "lineage",
+                    "t": line.t,
+                    "instance": "B",
+                    "text": line.text,
+                    "tgid": line.tgid,
+                }
+            )
 
-    def exited(self, pid, status, fields, t):
+    def exited(self, pid: int, status: Optional[int], fields: Dict[str, Any], t: int) -> None:
         """The proc connector read an end."""
         daemon = self.daemons.exited(pid, status)
         watched = self.watch.mains.get(pid)
@@ -164,8 +206,8 @@ class Probe:
             self.out.emit("proc", "proc", t, **fields)
             return
         task = self.lineage.tasks.get(pid)
-        watched = self.watch.all.get(task.container) if task is not None else None
-        if watched is None:
+        watched = self.watch.all.get(task.container or "") if task is not None else None
+        if watched is None or task is None:
             return
         fields["name"] = task.name
         if status and self.proc.take():
@@ -176,7 +218,7 @@ class Probe:
 
     # --- commands ---
 
-    def commands(self, mask):
+    def commands(self, mask: int) -> None:
         try:
             data = os.read(0, 65536)
         except BlockingIOError:
@@ -189,7 +231,7 @@ class Probe:
             if line.strip():
                 self.command(line)
 
-    def command(self, line):
+    def command(self, line: bytes) -> None:
         try:
             said = json.loads(line)
             do = getattr(self, "do_" + str(said["do"]).replace("-", "_"))
@@ -201,10 +243,10 @@ class Probe:
         except (KeyError, ValueError, TypeError) as error:
             self.refuse(str(said.get("do")), "%s: %s" % (type(error).__name__, error))
 
-    def refuse(self, command, why):
+    def refuse(self, command: str, why: str) -> None:
         self.out.emit("refused", "probe", boot(), command=command, why=why)
 
-    def do_watch(self, said):
+    def do_watch(self, said: Dict[str, Any]) -> None:
         container = said["container"]
         if len(container) != 64 or not set(container) <= IDS:
             raise ValueError("a container id has 64 hexadecimal digits: %r" % container[:80])
@@ -212,29 +254,29 @@ class Probe:
             self.deaths.drain()
         self.watch.add(container, said.get("role", "subject"))
 
-    def do_unwatch(self, said):
+    def do_unwatch(self, said: Dict[str, Any]) -> None:
         self.deaths.drain()
         self.watch.remove(said["container"])
 
-    def do_docker(self, said):
+    def do_docker(self, said: Dict[str, Any]) -> None:
         """Send events of all containers, or of the watched alone."""
         self.everything = bool(said["all"])
 
-    def do_ping(self, said):
+    def do_ping(self, said: Dict[str, Any]) -> None:
         now = boot()
         self.out.emit("pong", "probe", now, now, token=said["token"])
 
-    def do_flush(self, said):
+    def do_flush(self, said: Dict[str, Any]) -> None:
         """Everything that was there to be read when this arrived has been sent before the answer."""
         self.drain_all()
         self.out.emit("pong", "probe", boot(), token=said["token"], what="flush")
 
-    def do_snapshot(self, said):
+    def do_snapshot(self, said: Dict[str, Any]) -> None:
         """Everything known about a container now, whole; without one, of the machine."""
         if self.monitors == "off":
             return
         self.drain_all()
-        watched = self.watch.all.get(said.get("container"))
+        watched = self.watch.all.get(said.get("container") or "")
         for group in watched.groups if watched is not None else list(self.watch.ancestors.values()):
             group.say(self.out, full=True)
         if watched is not None:
@@ -243,25 +285,26 @@ class Probe:
         self.daemons.resay()
         self.clocks.read()
 
-    def do_monitors(self, said):
+    def do_monitors(self, said: Dict[str, Any]) -> None:
         """light <-> full while running; off is decided at the start."""
         level = said["level"]
         if level not in ("light", "full") or self.monitors == "off":
-            raise ValueError("monitors can change between light and full, not %s to %s"
-                             % (self.monitors, level))
+            raise ValueError(
+                "monitors can change between light and full, not %s to %s" % (self.monitors, level)
+            )
         if level == "full" and self.monitors != "full":
             self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
         elif level == "light":
             self.syscalls.stop()
         self.monitors = level
 
-    def do_cost(self, said):
+    def do_cost(self, said: Dict[str, Any]) -> None:
         self.cost()
 
-    def do_stop(self, said):
+    def do_stop(self, said: Dict[str, Any]) -> None:
         self.loop.stop()
 
-    def drain_all(self):
+    def drain_all(self) -> None:
         self.deaths.drain()
         self.deaths.do_later()
         self.senders.finish()
@@ -273,14 +316,20 @@ class Probe:
 
     # --- end ---
 
-    def cost(self):
+    def cost(self) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.out.emit("cost", "probe", boot(),
-                      cpu=used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime,
-                      rss=used.ru_maxrss * 1024, events=self.out.counts, dropped=self.out.dropped)
+        self.out.emit(
+            "cost",
+            "probe",
+            boot(),
+            cpu=used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime,
+            rss=used.ru_maxrss * 1024,
+            events=self.out.counts,
+            dropped=self.out.dropped,
+        )
 
-    def leave(self):
+    def leave(self) -> None:
         """Remove what we made, whatever is broken."""
         try:
             if not self.out.broken:
@@ -289,8 +338,18 @@ class Probe:
                     self.clocks.read()
                 self.cost()
         finally:
-            for part in (self.syscalls, self.deaths, self.lineage, self.clock_source, self.connector,
-                         self.kernel, self.docker, self.logs, self.watch, self.daemons):
+            for part in (
+                self.syscalls,
+                self.deaths,
+                self.lineage,
+                self.clock_source,
+                self.connector,
+                self.kernel,
+                self.docker,
+                self.logs,
+                self.watch,
+                self.daemons,
+            ):
                 try:
                     part.stop()
                 except Exception as error:
@@ -299,7 +358,7 @@ class Probe:
             self.out.flush()
 
 
-def prepare():
+def prepare() -> List[str]:
     """Make ourselves a good observer: own mounts, first in line, not swapped out, not chosen."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -321,7 +380,7 @@ def prepare():
     return problems
 
 
-def _first_in_line():
+def _first_in_line() -> None:
     """Real time, least of its kind: woken at once, and the children are as everybody.
 
     A nice value counts only inside one control group, which is not where the containers are.
@@ -334,12 +393,12 @@ def _first_in_line():
         raise
 
 
-def _write(path, text):
+def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
 
 
-def main(config):
+def main(config: Dict[str, Any]) -> None:
     if config.get("mode") == "clean":
         linux.private_mounts()
         gone = tracefs.remove_stale(tracefs.find(), config["label"])

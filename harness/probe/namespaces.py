@@ -6,11 +6,21 @@ itself builds before the container's own program runs is not news: the first tab
 the one the program starts with, or the last one seen before its death.
 """
 
+from __future__ import annotations
+
 import os
 import select
+from typing import TYPE_CHECKING
 
 from . import linux
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Optional, Tuple
+
+    from .loop import Loop
+    from .out import Out
+    from .watch import Main, Watch, Watched
 
 SETTLE = 0.02
 NETWORK_EVERY = 0.5
@@ -21,16 +31,16 @@ class Space:
 
     __slots__ = ("due", "fd", "mounts", "net", "network", "said")
 
-    def __init__(self):
-        self.fd = None
-        self.mounts = None
-        self.network = None
+    def __init__(self) -> None:
+        self.fd: Optional[int] = None
+        self.mounts: Optional[List[str]] = None
+        self.network: Optional[List[str]] = None
         self.net = True
         self.said = False
         self.due = False
 
 
-def interfaces(pid):
+def interfaces(pid: int) -> Optional[List[str]]:
     """Names of interfaces and routes in a process's network namespace, or None."""
     text = linux.read_text("/proc/%d/net/dev" % pid)
     if text is None:
@@ -43,50 +53,53 @@ def interfaces(pid):
     return found
 
 
-def difference(old, new):
+def difference(old: Optional[Iterable[str]], new: List[str]) -> Tuple[List[str], List[str]]:
     """(added, removed) keeping order."""
     before, after = set(old or ()), set(new)
     return [x for x in new if x not in before], [x for x in old or () if x not in after]
 
 
 class Namespaces:
-    def __init__(self, loop, out, watch):
+    def __init__(self, loop: Loop, out: Out, watch: Watch) -> None:
         self.loop, self.out, self.watch = loop, out, watch
-        self.spaces = {}
+        self.spaces: Dict[str, Space] = {}
         try:
-            self.own = os.readlink("/proc/self/ns/net")
+            self.own: Optional[str] = os.readlink("/proc/self/ns/net")
         except OSError:
             self.own = None
         watch.on_found.append(self.found)
         watch.on_gone.append(self.gone)
 
-    def start(self):
+    def start(self) -> None:
         self.loop.every(NETWORK_EVERY, self.look, "network")
         self.out.source("mounts", "active")
         self.out.source("network", "active")
 
-    def found(self, watched):
+    def found(self, watched: Watched) -> None:
         self.gone(watched)
+        main = watched.main
+        if main is None:
+            return
         space = self.spaces[watched.id] = Space()
         try:
-            space.fd = os.open("/proc/%d/mountinfo" % watched.main.pid, os.O_RDONLY | os.O_CLOEXEC)
+            space.fd = os.open("/proc/%d/mountinfo" % main.pid, os.O_RDONLY | os.O_CLOEXEC)
             self.loop.add(space.fd, select.EPOLLPRI, lambda mask: self.changed(watched), "mounts")
         except OSError:
             space.fd = None
         try:
-            space.net = os.readlink("/proc/%d/ns/net" % watched.main.pid) != self.own
+            space.net = os.readlink("/proc/%d/ns/net" % main.pid) != self.own
         except OSError:
             space.net = False
         self.changed(watched)
 
-    def changed(self, watched):
+    def changed(self, watched: Watched) -> None:
         """Not at once: a remount is several steps."""
         space = self.spaces.get(watched.id)
         if space is not None and not space.due:
             space.due = True
             self.loop.after(SETTLE, lambda: self.settle(watched), "mounts")
 
-    def settle(self, watched):
+    def settle(self, watched: Watched) -> None:
         space = self.spaces.get(watched.id)
         if space is None or watched.main is None:
             return
@@ -99,7 +112,7 @@ class Namespaces:
         else:
             self.read(watched, space, say=True)
 
-    def read(self, watched, space, say):
+    def read(self, watched: Watched, space: Space, say: bool) -> None:
         if watched.main is None:
             return
         # Opened anew: an open table remembers the root it was opened under, and runc
@@ -113,13 +126,19 @@ class Namespaces:
             if say:
                 added, removed = difference(old, lines)
                 if added or removed:
-                    self.out.emit("mounts", "mounts", boot(), container=watched.id,
-                                  added=added, removed=removed)
+                    self.out.emit(
+                        "mounts",
+                        "mounts",
+                        boot(),
+                        container=watched.id,
+                        added=added,
+                        removed=removed,
+                    )
                 space.said = True
         if say:
             self.network(watched, space)
 
-    def network(self, watched, space):
+    def network(self, watched: Watched, space: Space) -> None:
         if not space.net or watched.main is None:
             return
         found = interfaces(watched.main.pid)
@@ -128,10 +147,11 @@ class Namespaces:
         added, removed = difference(space.network, found)
         space.network = found
         if added or removed:
-            self.out.emit("network", "network", boot(), container=watched.id,
-                          added=added, removed=removed)
+            self.out.emit(
+                "network", "network", boot(), container=watched.id, added=added, removed=removed
+            )
 
-    def look(self):
+    def look(self) -> None:
         for container, space in list(self.spaces.items()):
             watched = self.watch.all.get(container)
             if watched is None or watched.main is None or watched.main.dead:
@@ -139,18 +159,19 @@ class Namespaces:
             if space.said:
                 self.network(watched, space)
 
-    def died(self, watched, main, t):
+    def died(self, watched: Watched, main: Main, t: int) -> None:
         """What was remembered and never said belongs to the history of a short life."""
         space = self.spaces.get(watched.id)
         if space is None:
             return
         if not space.said and space.mounts:
             space.said = True
-            self.out.emit("mounts", "mounts", boot(), container=watched.id,
-                          added=space.mounts, removed=[])
+            self.out.emit(
+                "mounts", "mounts", boot(), container=watched.id, added=space.mounts, removed=[]
+            )
         self.release(space)
 
-    def snapshot(self, watched):
+    def snapshot(self, watched: Watched) -> None:
         """Everything again, for the head of a trial."""
         space = self.spaces.get(watched.id)
         if space is None or watched.main is None or watched.main.dead:
@@ -158,13 +179,13 @@ class Namespaces:
         space.said, space.network = False, None
         self.read(watched, space, say=True)
 
-    def release(self, space):
+    def release(self, space: Space) -> None:
         if space.fd is not None:
             self.loop.remove(space.fd)
             os.close(space.fd)
             space.fd = None
 
-    def gone(self, watched):
+    def gone(self, watched: Watched) -> None:
         space = self.spaces.pop(watched.id, None)
         if space is not None:
             self.release(space)

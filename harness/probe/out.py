@@ -4,10 +4,16 @@ Rule: what cannot be sent is dropped by rank (samples first, deaths last) and co
 a reader that was too slow for us is a gap once it reads again.
 """
 
+from __future__ import annotations
+
 import json
 import os
+from typing import TYPE_CHECKING
 
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional
 
 SOFT = 4 << 20
 """Bytes waiting from which on what repeats itself (samples, log lines) is dropped."""
@@ -20,11 +26,11 @@ _REPEATS = frozenset(["cgroup", "machine", "daemon-log", "kernel", "syscall", "p
 class Bucket:
     """At most `rate` a second over time, `burst` at once."""
 
-    def __init__(self, rate, burst):
+    def __init__(self, rate: float, burst: float) -> None:
         self.rate, self.burst = rate, burst
         self.level, self.at = float(burst), boot()
 
-    def take(self):
+    def take(self) -> bool:
         now = boot()
         self.level = min(self.burst, self.level + (now - self.at) * self.rate / 1e9)
         self.at = now
@@ -37,19 +43,26 @@ class Bucket:
 class Out:
     """Everything the probe says goes through `emit`."""
 
-    def __init__(self, fd):
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.waiting = []
+        self.waiting: List[bytes] = []
         self.size = 0
-        self.counts = {}
-        self.dropped = {}
-        self.blind_since = None
+        self.counts: Dict[str, int] = {}
+        self.dropped: Dict[str, int] = {}
+        self.blind_since: Optional[int] = None
         self.blind_lost = 0
         self.broken = False
-        self.want_write = lambda on: None
+        self.want_write: Callable[[bool], None] = lambda on: None
         os.set_blocking(fd, False)
 
-    def emit(self, kind, source, t, seen=None, **fields):
+    def emit(
+        self,
+        kind: str,
+        source: str,
+        t: int,
+        seen: Optional[int] = None,
+        **fields: Any,
+    ) -> None:
         """One event; t and seen in ns of boottime."""
         if self.size > HARD or (self.size > SOFT and kind in _REPEATS):
             self.drop(source)
@@ -64,19 +77,26 @@ class Out:
         self.size += len(line)
         self.counts[source] = self.counts.get(source, 0) + 1
 
-    def drop(self, source, number=1):
+    def drop(self, source: str, number: int = 1) -> None:
         """Count what was seen and deliberately not sent."""
         self.dropped[source] = self.dropped.get(source, 0) + number
 
-    def source(self, name, state, why=""):
+    def source(self, name: str, state: str, why: str = "") -> None:
         now = boot()
         self.emit("source", name, now, now, name=name, state=state, why=why)
 
-    def gap(self, name, begin, end, why, lost=None):
+    def gap(
+        self,
+        name: str,
+        begin: int,
+        end: Optional[int],
+        why: str,
+        lost: Optional[int] = None,
+    ) -> None:
         now = boot()
         self.emit("gap", name, now, now, name=name, begin=begin, end=end, why=why, lost=lost)
 
-    def flush(self):
+    def flush(self) -> None:
         """Write what the pipe takes; the rest waits for the loop to say it is writable."""
         while self.waiting and not self.broken:
             chunk = b"".join(self.waiting[:256])

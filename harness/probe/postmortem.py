@@ -6,8 +6,23 @@ is shared by deaths that fall together. Nothing here may block: disks are the la
 sample's.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import linux
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple
+
+    from .connector import Connector
+    from .kernel import KernelLog
+    from .lineage import Lineage
+    from .loop import Loop
+    from .machine import Machine
+    from .out import Out
+    from .watch import Main, Watch, Watched
 
 SHARE = 100_000_000
 SHARED_GROUP = 10_000_000
@@ -16,14 +31,24 @@ PROCESSES = 400
 
 
 class PostMortem:
-    def __init__(self, loop, out, watch, lineage, kernel, connector, machine, base):
+    def __init__(
+        self,
+        loop: Loop,
+        out: Out,
+        watch: Watch,
+        lineage: Lineage,
+        kernel: KernelLog,
+        connector: Connector,
+        machine: Machine,
+        base: str,
+    ) -> None:
         self.loop, self.out, self.watch = loop, out, watch
         self.lineage, self.kernel, self.connector = lineage, kernel, connector
         self.machine, self.base = machine, base
-        self.pending = []
-        self.last = (0, {}, "")
+        self.pending: List[Watched] = []
+        self.last: Tuple[int, Dict[str, str], str] = (0, {}, "")
 
-    def died(self, watched, main, t):
+    def died(self, watched: Watched, main: Main, t: int) -> None:
         """At once: the groups' files and what is left of the process."""
         seen = boot()
         files, unreadable = {}, {}
@@ -36,19 +61,25 @@ class PostMortem:
                     unreadable["cgroup:%s/%s" % (group.path, name)] = why
         for name in ("stat", "status"):
             path = "/proc/%d/%s" % (main.pid, name)
-            text = linux.read_text(path)
-            if text is None:
+            left = linux.read_text(path)
+            if left is None:
                 unreadable[path] = "the process is gone"
             else:
-                files[path] = text
-        self.out.emit("postmortem", "postmortem", seen, container=watched.id,
-                      files=files, unreadable=unreadable)
+                files[path] = left
+        self.out.emit(
+            "postmortem",
+            "postmortem",
+            seen,
+            container=watched.id,
+            files=files,
+            unreadable=unreadable,
+        )
         self.out.flush()
         if not self.pending:
             self.loop.after(0.001, self.second, "postmortem")
         self.pending.append(watched)
 
-    def second(self):
+    def second(self) -> None:
         """A moment later: what its own processes did last, the kernel's words, the machine."""
         pending, self.pending = self.pending, []
         self.lineage.drain()
@@ -67,11 +98,16 @@ class PostMortem:
             shown = dict(files) if of == watched.id else {"same as": of}
             self.out.emit("postmortem", "postmortem", now, container=watched.id, files=shown)
 
-    def whole(self):
+    def whole(self) -> Dict[str, str]:
         """The machine at this moment."""
         files = {}
-        for path in ("/proc/meminfo", "/proc/loadavg", "/proc/pressure/memory",
-                     "/proc/pressure/cpu", "/proc/pressure/io"):
+        for path in (
+            "/proc/meminfo",
+            "/proc/loadavg",
+            "/proc/pressure/memory",
+            "/proc/pressure/cpu",
+            "/proc/pressure/io",
+        ):
             text = linux.read_text(path)
             if text is not None:
                 files[path] = text
@@ -84,7 +120,7 @@ class PostMortem:
         )
         return files
 
-    def processes(self):
+    def processes(self) -> str:
         """pid ppid state threads rss-pages container name; the largest come first."""
         rows = []
         for pid in linux.pids():
@@ -95,7 +131,7 @@ class PostMortem:
             rows.append((seen["rss"], pid, seen, (task.container if task else None) or "-"))
         rows.sort(key=lambda row: -row[0])
         return "\n".join(
-            "%d %d %s %d %d %s %s" % (pid, seen["ppid"], seen["state"], seen["threads"], rss,
-                                      container[:12], seen["name"])
+            "%d %d %s %d %d %s %s"
+            % (pid, seen["ppid"], seen["state"], seen["threads"], rss, container[:12], seen["name"])
             for rss, pid, seen, container in rows[:PROCESSES]
         )

@@ -6,23 +6,35 @@ table. The place is a fact about cgroups and descent, not a judgement: `same-con
 `host`.
 """
 
+from __future__ import annotations
+
 import collections
+from typing import TYPE_CHECKING
 
 from . import linux
 from .lineage import container_of
 from .linux import boot
 
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, OrderedDict
+
+    from .daemons import Daemons
+    from .lineage import Lineage
+    from .loop import Loop
+    from .out import Out
+    from .tracefs import Line
+
 KEEP = 512
 
 
 class Senders:
-    def __init__(self, loop, out, lineage):
+    def __init__(self, loop: Loop, out: Out, lineage: Lineage) -> None:
         self.loop, self.out, self.lineage = loop, out, lineage
-        self.caught = []
-        self.daemons = None
-        self.said = collections.OrderedDict()
+        self.caught: List[Any] = []
+        self.daemons: Optional[Daemons] = None
+        self.said: OrderedDict[Any, int] = collections.OrderedDict()
 
-    def say(self, line, target, signal, container):
+    def say(self, line: Line, target: int, signal: int, container: Optional[str]) -> None:
         """One event a sender, target and signal; a second one is the trace line alone."""
         pid = line.tgid or line.tid
         key = (pid, target, signal)
@@ -40,7 +52,7 @@ class Senders:
             self.loop.after(0.003, self.finish, "sender")
         self.caught.append((line, target, signal, container, pid, command, paths, seen))
 
-    def finish(self):
+    def finish(self) -> None:
         """Complete who was caught with what the lineage table knows, and say it."""
         caught, self.caught = self.caught, []
         if caught:
@@ -54,9 +66,17 @@ class Senders:
                 home = task.container
             ancestors = self.lineage.ancestors(pid)
             self.out.emit(
-                "sender", "sender", line.t, boot(),
-                pid=pid, name=line.comm, signal=signal, to=target, container=container,
-                home=home, place=self.place(pid, home, container, ancestors),
+                "sender",
+                "sender",
+                line.t,
+                boot(),
+                pid=pid,
+                name=line.comm,
+                signal=signal,
+                to=target,
+                container=container,
+                home=home,
+                place=self.place(pid, home, container, ancestors),
                 cgroup=paths.get("memory", paths.get("", paths.get("pids"))),
                 start=seen["start"] if seen else (task.start if task else None),
                 program=task.program if task else None,
@@ -64,7 +84,13 @@ class Senders:
                 ancestors=ancestors,
             )
 
-    def place(self, pid, home, container, ancestors):
+    def place(
+        self,
+        pid: int,
+        home: Optional[str],
+        container: Optional[str],
+        ancestors: List[Dict[str, Any]],
+    ) -> str:
         if home is not None:
             return "same-container" if home == container else "other-container"
         for one in [pid] + [ancestor["pid"] for ancestor in ancestors]:

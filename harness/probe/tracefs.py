@@ -6,12 +6,18 @@ instance) is never touched, and a tracefs that was mounted nowhere is mounted wh
 we see it.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import re
+from typing import TYPE_CHECKING
 
 from . import linux
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Iterator, List, Match, Optional
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
@@ -25,7 +31,7 @@ LINE = re.compile(
 LOST = re.compile(r"^CPU:(\d+) \[LOST (\d+) EVENTS\]")
 
 
-def find():
+def find() -> str:
     """Path of a tracefs; mounts one (in our own mount namespace) where there is none.
 
     Raises:
@@ -38,7 +44,7 @@ def find():
     return PLACES[0]
 
 
-def stale(root, prefix):
+def stale(root: str, prefix: str) -> List[str]:
     """Names of instances beginning with prefix whose probe is gone."""
     found = []
     for name in os.listdir(root + "/instances"):
@@ -48,7 +54,7 @@ def stale(root, prefix):
     return found
 
 
-def remove_stale(root, prefix):
+def remove_stale(root: str, prefix: str) -> List[str]:
     """Remove them; the names of those that went."""
     gone = []
     for name in stale(root, prefix):
@@ -65,7 +71,7 @@ class Line:
 
     __slots__ = ("comm", "event", "rest", "t", "text", "tgid", "tid")
 
-    def __init__(self, match, text):
+    def __init__(self, match: Match[str], text: str) -> None:
         self.comm = match.group("comm")
         self.tid = int(match.group("tid"))
         tgid = match.group("tgid")
@@ -80,35 +86,39 @@ class Line:
 class Instance:
     """One tracing instance with its own ring buffer, clock boottime."""
 
-    def __init__(self, root, name, kib, clock="boot"):
+    def __init__(self, root: str, name: str, kib: int, clock: str = "boot") -> None:
         self.path = "%s/instances/%s" % (root, name)
         os.mkdir(self.path)
-        self.pipe = None
+        self.pipe = -1
         self.rest = ""
         self.lost = 0
         try:
             self.write("trace_clock", clock)
             self.write("buffer_size_kb", str(kib))
-            for file, text in (("buffer_percent", "0"), ("options/record-tgid", "1"),
-                               ("options/overwrite", "1")):
+            for file, text in (
+                ("buffer_percent", "0"),
+                ("options/record-tgid", "1"),
+                ("options/overwrite", "1"),
+            ):
                 try:
                     self.write(file, text)
                 except OSError:
                     continue  # older kernels lack it and behave so anyway
-            self.pipe = os.open(self.path + "/trace_pipe",
-                                os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self.pipe = os.open(
+                self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except OSError:
             self.remove()
             raise
 
-    def write(self, file, text):
+    def write(self, file: str, text: str) -> None:
         fd = os.open(self.path + "/" + file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
 
-    def enable(self, event, filtered=None):
+    def enable(self, event: str, filtered: Optional[str] = None) -> bool:
         """True when the event exists and is on."""
         try:
             if filtered is not None:
@@ -118,7 +128,7 @@ class Instance:
         except OSError:
             return False
 
-    def read(self, budget):
+    def read(self, budget: int) -> Iterator[Line]:
         """Lines there are now, as many as `budget` ns allow. Never blocks."""
         end = boot() + budget
         while boot() < end:
@@ -153,15 +163,15 @@ class Instance:
                 held = None
                 yield Line(match, piece)
 
-    def overruns(self):
+    def overruns(self) -> int:
         """Events lost since the last call: seen in the pipe, not yet told."""
         lost, self.lost = self.lost, 0
         return lost
 
-    def remove(self):
-        if self.pipe is not None:
+    def remove(self) -> None:
+        if self.pipe >= 0:
             os.close(self.pipe)
-            self.pipe = None
+            self.pipe = -1
         try:
             os.rmdir(self.path)
         except OSError as error:

@@ -6,14 +6,25 @@ milliseconds. A main process is a pid with a start time and is the first process
 pid namespace; a container that shares a pid namespace has the shim's child instead.
 """
 
+from __future__ import annotations
+
 import collections
 import os
 import select
+from typing import TYPE_CHECKING
 
 from . import linux
 from .cgroups import Group
 from .lineage import container_of
 from .linux import boot
+
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, List, Optional
+
+    from .cgroups import Hierarchies
+    from .lineage import Lineage
+    from .loop import Loop
+    from .out import Out
 
 FIND_EVERY = 0.002
 FIND_SLOWLY = 0.05
@@ -28,48 +39,55 @@ class Main:
 
     __slots__ = ("dead", "fd", "name", "nspids", "pid", "shim", "start")
 
-    def __init__(self, pid, start, nspids, name, shim):
+    def __init__(self, pid: int, start: int, nspids: List[int], name: str, shim: int) -> None:
         self.pid, self.start, self.nspids, self.name, self.shim = pid, start, nspids, name, shim
-        self.fd = None
+        self.fd: Optional[int] = None
         self.dead = False
 
 
 class Watched:
-    def __init__(self, container, role):
+    def __init__(self, container: str, role: str) -> None:
         self.id, self.role = container, role
-        self.main = None
-        self.path = None
-        self.groups = []
-        self.ring = collections.deque(maxlen=RING)
+        self.main: Optional[Main] = None
+        self.path = ""
+        self.groups: List[Group] = []
+        self.ring: Deque[Dict[str, Any]] = collections.deque(maxlen=RING)
         self.search_until = 0
         self.searching = False
         self.deaths = 0
 
 
 class Watch:
-    def __init__(self, loop, out, hierarchies, lineage, base):
+    def __init__(
+        self,
+        loop: Loop,
+        out: Out,
+        hierarchies: Hierarchies,
+        lineage: Lineage,
+        base: str,
+    ) -> None:
         self.loop, self.out, self.hierarchies = loop, out, hierarchies
         self.lineage, self.base = lineage, base
-        self.all = {}
-        self.mains = {}
-        self.ancestors = {}
-        self.on_found = []
-        self.on_gone = []
-        self.on_pidfd = None
-        self.on_mains = lambda: None
+        self.all: Dict[str, Watched] = {}
+        self.mains: Dict[int, Watched] = {}
+        self.ancestors: Dict[str, Group] = {}
+        self.on_found: List[Callable[[Watched], None]] = []
+        self.on_gone: List[Callable[[Watched], None]] = []
+        self.on_pidfd: Any = None
+        self.on_mains: Callable[[], None] = lambda: None
         self.pidfd_works = True
 
     # --- the list ---
 
-    def add(self, container, role):
+    def add(self, container: str, role: str) -> None:
         if container in self.all:
             return
         self.all[container] = Watched(container, role)
-        path = self._look_for(container)
+        path = self.look_for(container)
         if path is not None:
             self.moved(container, path)
 
-    def remove(self, container):
+    def remove(self, container: str) -> None:
         watched = self.all.pop(container, None)
         if watched is None:
             return
@@ -80,7 +98,7 @@ class Watch:
         for callback in self.on_gone:
             callback(watched)
 
-    def _look_for(self, container):
+    def look_for(self, container: str) -> Optional[str]:
         """The path of a container that has a group already, or None: a few likely places."""
         mount = self.hierarchies.mounts.get(self.hierarchies.main())
         if mount is None:
@@ -96,17 +114,17 @@ class Watch:
                 directories[:] = []
             for name in directories:
                 if container in name:
-                    return root[len(mount):] + "/" + name
+                    return root[len(mount) :] + "/" + name
         return None
 
     # --- the main process ---
 
-    def moved(self, container, path):
+    def moved(self, container: str, path: str) -> None:
         """A process joined (or a directory was made for) this container's group."""
         watched = self.all.get(container)
         if watched is None or container_of(path) != container:
             return
-        if watched.path is None or len(path) < len(watched.path) or not watched.groups:
+        if not watched.path or len(path) < len(watched.path) or not watched.groups:
             watched.path = path[: path.index(container) + len(container)]
             if path.startswith(watched.path + ".scope"):
                 watched.path += ".scope"
@@ -114,13 +132,13 @@ class Watch:
         if watched.main is None or watched.main.dead:
             self._search(watched)
 
-    def _search(self, watched):
+    def _search(self, watched: Watched) -> None:
         if watched.searching:
             return
         watched.searching = True
         self._try(watched)
 
-    def _try(self, watched):
+    def _try(self, watched: Watched) -> None:
         if self.all.get(watched.id) is not watched or self._find(watched):
             watched.searching = False
             return
@@ -130,7 +148,7 @@ class Watch:
         wait = FIND_EVERY if boot() < watched.search_until else FIND_SLOWLY
         self.loop.after(wait, lambda: self._try(watched), "main")
 
-    def _find(self, watched):
+    def _find(self, watched: Watched) -> bool:
         best = None
         for pid in self.hierarchies.members(watched.path):
             fields = linux.status_fields(pid)
@@ -138,8 +156,8 @@ class Watch:
             if not fields or not seen or seen["state"] in "ZX":
                 continue
             nspids = [int(word) for word in fields.get("NSpid", "").split()]
-            parent = linux.stat(seen["ppid"])
-            by_shim = bool(parent) and parent["name"].startswith("containerd-shim")
+            parent = linux.stat(seen["ppid"]) or {"name": ""}
+            by_shim = parent["name"].startswith("containerd-shim")
             first = len(nspids) > 1 and nspids[-1] == 1
             settled = by_shim and not seen["name"].startswith("runc:[")
             if not first and not settled and not (by_shim and seen["name"] == "runc:[2:INIT]"):
@@ -150,12 +168,15 @@ class Watch:
         if best is None:
             return False
         _, pid, seen, nspids = best
-        if watched.main is not None and (watched.main.pid, watched.main.start) == (pid, seen["start"]):
+        if watched.main is not None and (watched.main.pid, watched.main.start) == (
+            pid,
+            seen["start"],
+        ):
             return not watched.main.dead
         self._found(watched, Main(pid, seen["start"], nspids or [pid], seen["name"], seen["ppid"]))
         return True
 
-    def _found(self, watched, main):
+    def _found(self, watched: Watched, main: Main) -> None:
         now = boot()
         self._forget_main(watched)
         watched.main = main
@@ -164,8 +185,9 @@ class Watch:
         if self.pidfd_works:
             try:
                 main.fd = linux.pidfd_open(main.pid)
-                self.loop.add(main.fd, select.EPOLLIN,
-                              lambda mask: self.on_pidfd(watched, main), "pidfd")
+                self.loop.add(
+                    main.fd, select.EPOLLIN, lambda mask: self.on_pidfd(watched, main), "pidfd"
+                )
             except ProcessLookupError:
                 main.fd = None
             except OSError as error:
@@ -173,16 +195,25 @@ class Watch:
                 self.out.source("pidfd", "unsupported", error.strerror or str(error))
         self._open_groups(watched, linux.cgroup_paths(main.pid))
         own = watched.groups[0] if watched.groups else None
-        self.out.emit("main", "main", now, container=watched.id, pid=main.pid, start=main.start,
-                      nspids=main.nspids, cgroup=own.path if own else watched.path,
-                      inode=own.inode() if own else None, name=main.name)
+        self.out.emit(
+            "main",
+            "main",
+            now,
+            container=watched.id,
+            pid=main.pid,
+            start=main.start,
+            nspids=main.nspids,
+            cgroup=own.path if own else watched.path,
+            inode=own.inode() if own else None,
+            name=main.name,
+        )
         self.on_mains()
         for group in watched.groups:
             group.say(self.out, full=True)
         for callback in self.on_found:
             callback(watched)
 
-    def _forget_main(self, watched):
+    def _forget_main(self, watched: Watched) -> None:
         main = watched.main
         if main is None:
             return
@@ -191,7 +222,7 @@ class Watch:
         self.close_pidfd(main)
         watched.main = None
 
-    def close_pidfd(self, main):
+    def close_pidfd(self, main: Main) -> None:
         if main.fd is not None:
             self.loop.remove(main.fd)
             os.close(main.fd)
@@ -199,9 +230,9 @@ class Watch:
 
     # --- the groups ---
 
-    def _open_groups(self, watched, paths):
+    def _open_groups(self, watched: Watched, paths: Optional[Dict[str, str]]) -> None:
         self._close_groups(watched)
-        own = (paths or {}).get(self.hierarchies.main(), watched.path)
+        own = (paths or {}).get(self.hierarchies.main()) or watched.path
         if container_of(own) != watched.id:
             own = watched.path
         watched.groups = [Group(self.hierarchies, watched.id, "container", own, paths)]
@@ -215,7 +246,7 @@ class Watch:
             group.users += 1
             watched.groups.append(group)
 
-    def _close_groups(self, watched):
+    def _close_groups(self, watched: Watched) -> None:
         for group in watched.groups:
             if group.scope == "container":
                 group.close()
@@ -226,7 +257,7 @@ class Watch:
                 self.ancestors.pop(group.path, None)
         watched.groups = []
 
-    def sample(self):
+    def sample(self) -> None:
         """At every tick: what changed, in each container and each ancestor once."""
         for watched in list(self.all.values()):
             if watched.groups and watched.main is not None and not watched.main.dead:
@@ -234,6 +265,6 @@ class Watch:
         for group in list(self.ancestors.values()):
             group.say(self.out)
 
-    def stop(self):
+    def stop(self) -> None:
         for container in list(self.all):
             self.remove(container)

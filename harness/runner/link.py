@@ -392,9 +392,7 @@ def clear_instances(site: ProbeSite, prefix: str, *, deadline: float = 30.0) -> 
     """
     loader = shlex.quote(LOADER) if site.config.get("quote") else LOADER
     config = {"mode": "clean", "label": prefix}
-    result = process.run(
-        (*site.python, "-c", loader), deadline=deadline, stdin=opening(config)
-    )
+    result = process.run((*site.python, "-c", loader), deadline=deadline, stdin=opening(config))
     if not result.ok:
         return []
     removed: list[str] = json.loads(result.text)["removed"]

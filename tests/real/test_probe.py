@@ -116,13 +116,14 @@ def execute(client, container, *argv):
 def instances():
     """Names of tracing instances, seen from a mount namespace of our own."""
     script = "mount -t tracefs t /sys/kernel/tracing 2>/dev/null; ls /sys/kernel/tracing/instances"
-    said = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
+    command = ["unshare", "-m", "sh", "-c", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
     return said.stdout.split()
 
 
 def test_every_source_announces_itself(probe):
     """After the start each source is active, partial or unsupported, and says why it is not active."""
-    link, heard = probe
+    link, _heard = probe
     states = {e.name: e for e in link.states() if isinstance(e, events.SourceState)}
     for name in ("trace", "lineage", "proc", "kernel", "cgroup", "docker", "daemons",
                  "daemon-log", "machine", "pressure", "mounts", "network"):  # fmt: skip
@@ -151,12 +152,12 @@ def test_a_life_of_milliseconds_has_a_whole_history(probe, run):
     }  # fmt: skip
     assert limits == {str(64 << 20)}
     assert any(" /etc/hosts " in line for line in heard.wait(events.MountChange, container=container).added)
-    assert [d for d in heard.of(events.DeathSeen, container=container)] == [death]
+    assert list(heard.of(events.DeathSeen, container=container)) == [death]
 
 
 def test_the_first_post_mortem_comes_before_die(probe, run):
     """The control group's files are taken at the kernel's exit, while Docker still says running."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sleep", "0.2")
     die = heard.wait(events.DockerEvent, id=container, action="die")
     death = heard.wait(events.DeathSeen, container=container)
@@ -190,7 +191,7 @@ def test_a_kill_by_the_memory_limit_is_seen_by_five_witnesses(probe, run):
 
 def test_kernel_log_and_tracer_agree_on_the_time(probe, run):
     """The kernel log's stamps are put on boottime to within a millisecond of the tracer's."""
-    link, heard = probe
+    _link, heard = probe
     container = run("tail", "/dev/zero", Memory=32 << 20, MemorySwap=32 << 20)
     heard.wait(events.DeathSeen, container=container)
     line = heard.wait(
@@ -204,7 +205,7 @@ def test_kernel_log_and_tracer_agree_on_the_time(probe, run):
 
 def test_docker_kill_is_sent_by_the_engine(probe, client, run):
     """`runc` made by a shim of ours: place engine, with the shim among its ancestors."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sleep", "100")
     heard.wait(events.MainProcess, container=container)
     client.kill(container).need("kill")
@@ -216,7 +217,7 @@ def test_docker_kill_is_sent_by_the_engine(probe, client, run):
 
 def test_a_killer_on_the_host_is_named_after_it_has_gone(probe, run):
     """kill(1) lives a millisecond; its name, program and maker are still told."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sleep", "100")
     main = heard.wait(events.MainProcess, container=container)
     subprocess.run(["sh", "-c", f"/bin/kill -9 {main.pid}; true"], check=True)
@@ -229,7 +230,7 @@ def test_a_killer_on_the_host_is_named_after_it_has_gone(probe, run):
 
 def test_a_signal_from_inside_has_the_containers_home(probe, client, run):
     """`docker exec … kill -TERM 1` is told as sent from the container itself."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
     main = heard.wait(events.MainProcess, container=container)
     execute(client, container, "sh", "-c", "kill -TERM 1")
@@ -253,7 +254,7 @@ def test_children_of_the_dead_are_told_with_their_status(probe, run):
 
 def test_a_mount_that_comes_and_goes_is_told(probe, pen, run):
     """A tmpfs mounted into the container's namespace from outside is added, then removed."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sleep", "100")
     main = heard.wait(events.MainProcess, container=container)
     heard.wait(events.MountChange, container=container)
@@ -268,7 +269,7 @@ def test_a_mount_that_comes_and_goes_is_told(probe, pen, run):
 
 def test_a_network_that_goes_is_told(probe, client, run):
     """`docker network disconnect` takes the container's eth0 with it."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sleep", "100", network="bridge")
     heard.wait(events.NetworkChange, container=container, where=lambda e: "eth0" in e.added)
     client.network_disconnect("bridge", container).need("disconnect")
@@ -277,7 +278,7 @@ def test_a_network_that_goes_is_told(probe, client, run):
 
 def test_throttling_and_process_counts_are_sampled(probe, client, run):
     """A container at its CPU quota shows growing nr_throttled within a second."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sh", "-c", "while :; do :; done", NanoCpus=100_000_000)
 
     def throttled(event):
@@ -326,7 +327,7 @@ def test_a_burst_is_neither_missed_nor_doubled(probe, run):
 
 def test_a_restart_gives_a_second_main_process(probe, client, run):
     """The same id, another pid: both lives are told, each with one end."""
-    link, heard = probe
+    _link, heard = probe
     container = run("sleep", "100")
     first = heard.wait(events.MainProcess, container=container)
     client.restart(container, grace=0).need("restart")
