@@ -9,18 +9,16 @@ budget, machine lost), machines are taken down and everything finished is kept.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness import attribution, clock, engine, history
 from harness.errors import EnvironmentInvalid
 from harness.machine import choose
-from harness.model.verdicts import Outcome
 from harness.runner.bystanders import Bystanders
 from harness.runner.link import ProbeLink
 from harness.runner.trial import Trial
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from harness.model.experiment import TrialSpec
     from harness.model.verdicts import Judgement, TrialRecord
     from harness.report.progress import Progress
+    from harness.schedule import Schedule
     from harness.store import Campaign
 
 # `docker system df` walks every layer: once in a while tells as much as every time.
@@ -61,7 +60,7 @@ class Ending:
 
 @dataclass
 class Options:
-    """What the command line adds to the matrix. budget in seconds.
+    """How to run. budget in seconds.
 
     `auto` is the kind of machine that `kind: auto` came to when the campaign began.
     """
@@ -69,7 +68,6 @@ class Options:
     monitors: str = "light"
     jobs: int = 1
     budget: float | None = None
-    until_deaths: int | None = None
     keep_dead: bool = False
     share_machine: bool = False
     auto: str = "pen"
@@ -86,13 +84,23 @@ def judge(campaign: Campaign, record: Mapping[str, Any]) -> Judgement:
 class _Shared:
     """What all workers of one run write to; every access under `lock`."""
 
+    schedule: Schedule
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     ending: Ending | None = None
     trials: set[Trial] = field(default_factory=set)
-    deaths: dict[str, int] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
     machines: list[dict[str, Any]] = field(default_factory=list)
     last_usage: int = 0
+
+    def block(self) -> int | None:
+        """The next block that no other worker has."""
+        with self.lock:
+            for block in self.schedule.blocks():
+                if block not in self.taken:
+                    self.taken.add(block)
+                    return block
+        return None
 
     def end(self, ending: Ending) -> None:
         """The first reason to end is the reason; trials in flight are told."""
@@ -108,29 +116,23 @@ class _Shared:
 
 def run(
     campaign: Campaign,
-    specs: Sequence[TrialSpec],
+    schedule: Schedule,
     *,
     progress: Progress,
     options: Options,
 ) -> Ending:
-    """Run what is not finished yet, in the order of `specs`; returns how it ended.
+    """Run what the schedule has left; returns how it ended.
 
     Raises:
         EnvironmentInvalid: no machine can be had at all; nothing was run.
     """
-    shared = _Shared()
-    done = {str(t["trial"]) for t in campaign.trials()}
-    todo = [spec for spec in specs if spec.trial not in done]
-    blocks = [list(group) for _, group in itertools.groupby(todo, key=lambda s: s.block)]
-    waiting = iter(blocks)
-    began = clock.now()
-    worker = _Worker(campaign, progress, options, shared, began)
+    shared = _Shared(schedule)
+    worker = _Worker(campaign, progress, options, shared, clock.now())
 
     def work() -> None:
         try:
             while not shared.stop.is_set():
-                with shared.lock:
-                    block = next(waiting, None)
+                block = shared.block()
                 if block is None:
                     return
                 worker.block(block)
@@ -144,6 +146,8 @@ def run(
         _join([threading.Thread(target=work, name=f"runner-{n + 1}") for n in range(workers)])
     if worker.bug is not None:
         raise worker.bug
+    if shared.ending is None and schedule.blocks():
+        return Ending(Ended.BUDGET, f"the budget of {options.budget:g} s is used up")
     return shared.ending or Ending(Ended.COMPLETE)
 
 
@@ -186,22 +190,22 @@ class _Worker:
     began: int
     bug: BaseException | None = None
 
-    def block(self, specs: list[TrialSpec]) -> None:
-        """One stay on one machine."""
-        todo = list(specs)
-        while todo and not self.shared.stop.is_set():
-            wanted = todo[0].machine
+    def block(self, block: int) -> None:
+        """One stay on one machine; a second one where the first was lost on purpose."""
+        schedule, stop = self.shared.schedule, self.shared.stop
+        while not stop.is_set() and schedule.waiting(block) and not self._exhausted():
+            wanted = schedule.peek(block).machine
             kind = self.options.auto if wanted.kind == "auto" else wanted.kind
             machine = choose.make(wanted, kind=kind)
             try:
-                self.progress.note(f"starting {machine.kind} for block {todo[0].block}")
+                self.progress.note(f"starting {machine.kind} for block {block}")
                 machine.start()
-                todo = self._on(machine, todo)
+                if self._on(machine, block):
+                    return
             except EnvironmentInvalid:
                 raise
             except BaseException as error:
-                self.bug = error
-                self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
+                self._bug(error)
                 return
             finally:
                 if self._kept():
@@ -209,96 +213,82 @@ class _Worker:
                 else:
                     machine.stop()
 
+    def _bug(self, error: BaseException) -> None:
+        self.bug = error
+        self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
+
+    def _exhausted(self) -> bool:
+        return self.shared.schedule.exhausted(clock.seconds_since(self.began))
+
     def _kept(self) -> bool:
         return self.shared.ending is not None and bool(self.shared.ending.kept)
 
-    def _on(self, machine: Machine, todo: list[TrialSpec]) -> list[TrialSpec]:
-        """Run on a started machine; returns what is left when it must be started again."""
+    def _on(self, machine: Machine, block: int) -> bool:
+        """Run a block on a started machine; False when it must go on on a fresh one."""
         connected = engine.connect(machine.docker_host)
         feed = _Feed()
-        link = ProbeLink(
-            machine.probe_site(), monitors=self.options.monitors, on_event=feed.hear
-        )
+        link = ProbeLink(machine.probe_site(), monitors=self.options.monitors, on_event=feed.hear)
         try:
             link.start()
             self._record(machine)
-            with Bystanders(connected, machine, todo[0].neighbours) as bystanders:
+            first = self.shared.schedule.peek(block).neighbours
+            with Bystanders(connected, machine, first) as bystanders:
                 stay = _Stay(machine, connected, link, feed, bystanders)
-                if self.options.share_machine and self.options.jobs > 1:
-                    return self._together(stay, todo)
-                return self._in_turn(stay, todo)
+                return self._stay(stay, block)
         finally:
             link.stop()
             connected.close()
 
-    def _in_turn(self, stay: _Stay, todo: list[TrialSpec]) -> list[TrialSpec]:
-        for index, spec in enumerate(todo):
-            if self._over(spec):
-                continue
-            if self.shared.stop.is_set():
-                return []
-            stay.bystanders.want(spec.neighbours)
-            self._trial(spec, stay)
-            if self.shared.stop.is_set():
-                return []
-            if stay.engine.ping(deadline=10).failure is not None:
-                return self._lost(spec, stay.machine, todo[index + 1 :])
-        return []
-
-    def _together(self, stay: _Stay, todo: list[TrialSpec]) -> list[TrialSpec]:
-        """Several trials at once on one machine: only where the matrix says so."""
-        rest = list(todo)
-        while rest and not self.shared.stop.is_set():
-            now, rest = rest[: self.options.jobs], rest[self.options.jobs :]
-            stay.bystanders.want(now[0].neighbours)
-            threads = [
-                threading.Thread(target=self._guarded, args=(spec, stay), name=f"trial {spec.trial}")
-                for spec in now
-                if not self._over(spec)
-            ]
-            _join(threads)
+    def _stay(self, stay: _Stay, block: int) -> bool:
+        """Trial after trial; several at once only where the matrix lets them share a machine."""
+        together = self.options.jobs if self.options.share_machine else 1
+        while not self.shared.stop.is_set():
+            specs = self._take(block, together)
+            if not specs:
+                return True
+            stay.bystanders.want(specs[0].neighbours)
+            if together == 1:
+                self._trial(specs[0], stay)
+            else:
+                _join([threading.Thread(target=self._guarded, args=(s, stay)) for s in specs])
             if not self.shared.stop.is_set() and stay.engine.ping(deadline=10).failure is not None:
-                return self._lost(now[-1], stay.machine, rest)
-        return []
+                return self._lost(specs[-1], stay.machine)
+        return True
+
+    def _take(self, block: int, most: int) -> list[TrialSpec]:
+        found: list[TrialSpec] = []
+        with self.shared.lock:
+            while len(found) < most:
+                spec = self.shared.schedule.next(block, clock.seconds_since(self.began))
+                if spec is None:
+                    break
+                found.append(cast("TrialSpec", spec))
+        return found
 
     def _guarded(self, spec: TrialSpec, stay: _Stay) -> None:
         """A bug in one trial's thread ends the run, not just its thread."""
         try:
             self._trial(spec, stay)
         except BaseException as error:
-            self.bug = error
-            self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
+            self._bug(error)
 
     def _record(self, machine: Machine) -> None:
         facts = machine.facts().document()
         with self.shared.lock:
             if facts not in self.shared.machines:
                 self.shared.machines.append(facts)
-                self.campaign.update_meta(machine=self.shared.machines[0], machines=self.shared.machines)
+                self.campaign.update_meta(
+                    machine=self.shared.machines[0], machines=self.shared.machines
+                )
 
-    def _over(self, spec: TrialSpec) -> bool:
-        """Nothing more to run of this cell, or of anything."""
-        options = self.options
-        if options.budget is not None and clock.seconds_since(self.began) >= options.budget:
-            self.shared.end(Ending(Ended.BUDGET, f"the budget of {options.budget:g} s is used up"))
-            return True
-        with self.shared.lock:
-            deaths = self.shared.deaths.get(spec.cell, 0)
-        return options.until_deaths is not None and deaths >= options.until_deaths
-
-    def _lost(self, spec: TrialSpec, machine: Machine, rest: list[TrialSpec]) -> list[TrialSpec]:
+    def _lost(self, spec: TrialSpec, machine: Machine) -> bool:
         """The engine does not answer any more. Asked for, it is started anew; else we stop."""
         if spec.experiment.inject:
             self.progress.note(f"{machine.kind}: no engine after {spec.trial}; starting it again")
-            return rest
-        self.shared.end(
-            Ending(
-                Ended.ENVIRONMENT,
-                f"the engine of {machine.name} died during trial {spec.trial}; "
-                "the trial was judged and kept",
-            )
-        )
-        return []
+            return False
+        why = f"the engine of {machine.name} died during trial {spec.trial}"
+        self.shared.end(Ending(Ended.ENVIRONMENT, f"{why}; the trial was judged and kept"))
+        return True
 
     def _trial(self, spec: TrialSpec, stay: _Stay) -> None:
         trial = Trial(
@@ -339,11 +329,14 @@ class _Worker:
         judgement = judge(self.campaign, {"trial": record.trial, "aborted": record.aborted})
         with self.shared.lock:
             self.campaign.add_verdict(record.trial, judgement)
-            if judgement.outcome is Outcome.DIED and not spec.warm_up:
-                self.shared.deaths[spec.cell] = self.shared.deaths.get(spec.cell, 0) + 1
-        self.progress.trial_done(
-            dataclasses.asdict(record), verdict_line(record.trial, judgement)
-        )
+            stopped = self.shared.schedule.finished(
+                record.trial, record.cell, judgement.outcome.value, warm_up=spec.warm_up
+            )
+            total = self.shared.schedule.expected_total()
+        line = verdict_line(record.trial, judgement)
+        self.progress.trial_done(dataclasses.asdict(record), line, total=total)
+        if stopped is not None:
+            self.progress.note(f"{spec.cell} stops: {stopped}")
         if trial.kept:
             name = trial.kept[0]
             self.shared.end(

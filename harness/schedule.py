@@ -150,6 +150,10 @@ class Schedule:
         del self._left[block][chosen.trial]
         return chosen
 
+    def peek(self, block: int) -> Any:
+        """Some trial of a block that has one left: all want the same machine."""
+        return self._open(block)[0]
+
     def waiting(self, block: int) -> bool:
         """Whether a machine is worth starting for this block."""
         return bool(self._open(block))

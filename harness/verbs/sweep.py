@@ -16,6 +16,8 @@ from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
 from harness.machine import choose
 from harness.report.progress import Progress
 from harness.scale import Ended, Options
+from harness.schedule import replay
+from harness.stats import sequential
 from harness.store import Campaign
 from harness.verbs import table
 from harness.verbs.plan import print_plan
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from harness.model.experiment import TrialSpec
     from harness.scale import Ending
+    from harness.schedule import Schedule
     from harness.spec import Loaded
 
 MONITORS = ("off", "light", "full")
@@ -57,7 +60,16 @@ def main(
         campaign = None
     for change in loaded.changes:
         print(f"changed: {change}", file=sys.stderr)
-    return execute(loaded, number, chosen, campaign=campaign, plan=plan, monitors=monitors, json=json)
+    return execute(
+        loaded,
+        number,
+        chosen,
+        campaign=campaign,
+        plan=plan,
+        monitors=monitors,
+        until_deaths=until_deaths or None,
+        json=json,
+    )
 
 
 def execute(
@@ -68,6 +80,7 @@ def execute(
     campaign: Campaign | None = None,
     plan: bool = False,
     monitors: str = "",
+    until_deaths: int | None = None,
     json: bool = False,
 ) -> int:
     """What `sweep` and `run` share: from checked nouns to a printed table."""
@@ -88,14 +101,51 @@ def execute(
         options.auto = str(campaign.meta().get("auto") or options.auto)
     progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
     print(f"campaign {campaign.name}, seed {seed}: {campaign.path}", file=sys.stderr)
-    progress.begin(len(specs), done=sum(1 for _ in campaign.trials()))
+    plan_of_trials = _schedule(loaded, specs, campaign, options, until_deaths)
+    progress.begin(plan_of_trials.expected_total(), done=sum(1 for _ in campaign.trials()))
     try:
-        ending = scale.run(campaign, specs, progress=progress, options=options)
+        ending = scale.run(campaign, plan_of_trials, progress=progress, options=options)
     finally:
         progress.end()
-    campaign.update_meta(ended=clock.utc().isoformat(), ending=ending.how.value, why=ending.why)
+    campaign.update_meta(
+        ended=clock.utc().isoformat(),
+        ending=ending.how.value,
+        why=ending.why,
+        stopped=plan_of_trials.stopped(),
+        watched=plan_of_trials.watched,
+        decisions=[d.document() for d in plan_of_trials.decisions],
+    )
     code = table.show(table.of(campaign), json=json)
     return _conclude(campaign, ending, code)
+
+
+def _schedule(
+    loaded: Loaded,
+    specs: Sequence[TrialSpec],
+    campaign: Campaign,
+    options: Options,
+    until_deaths: int | None,
+) -> Schedule:
+    """The order of trials, told what a resumed campaign has already."""
+    stop = loaded.matrix.trials.stop
+    rule = None
+    if stop is not None:
+        rule = sequential.rule(
+            loaded.matrix.trials.max, below=stop.below, above=stop.above, alpha=stop.alpha
+        )
+    outcomes = {v["trial"]: v["outcome"] for v in campaign.verdicts()}
+    finished = [
+        # A trial that was saved but not judged (its writer was killed in between) is judged now.
+        {**t, "outcome": outcomes.get(t["trial"]) or _judged_late(campaign, t)}
+        for t in campaign.trials()
+    ]
+    return replay(specs, finished, rule=rule, until_deaths=until_deaths, budget=options.budget)
+
+
+def _judged_late(campaign: Campaign, record: Mapping[str, Any]) -> str:
+    judgement = scale.judge(campaign, record)
+    campaign.add_verdict(str(record["trial"]), judgement)
+    return judgement.outcome.value
 
 
 def _any_auto(specs: Sequence[TrialSpec]) -> bool:
@@ -191,7 +241,6 @@ def options(
         monitors=monitors,
         jobs=jobs,
         budget=seconds,
-        until_deaths=until_deaths or None,
         keep_dead=keep_dead,
     )
 
@@ -263,7 +312,11 @@ def _unfinished(
         if (now := _text(path)) is not None and now != then:
             problems.append(_changed(path, then, now))
     main_file = meta.get("frozen", {}).get("main")
-    if matrix_file and main_file and find(matrix_file, "matrix").resolve() != Path(main_file).resolve():
+    if (
+        matrix_file
+        and main_file
+        and find(matrix_file, "matrix").resolve() != Path(main_file).resolve()
+    ):
         problems.append(
             Problem(
                 "command line",
@@ -290,7 +343,9 @@ def _text(path: str) -> str | None:
 
 
 def _changed(path: str, then: str, now: str) -> Problem:
-    lines = list(difflib.unified_diff(then.splitlines(), now.splitlines(), "then", "now", lineterm=""))
+    lines = list(
+        difflib.unified_diff(then.splitlines(), now.splitlines(), "then", "now", lineterm="")
+    )
     shown = "\n       ".join(lines[:40])
     return Problem(
         path,

@@ -61,4 +61,5 @@ def _complete_context(machine: Any) -> None:
 
 
 _handle, _complete = ParseMachine.handle, ParseMachine.complete_context
-ParseMachine.handle, ParseMachine.complete_context = _handle_token, _complete_context
+ParseMachine.handle = _handle_token  # type: ignore[method-assign,assignment]
+ParseMachine.complete_context = _complete_context  # type: ignore[method-assign,assignment]
