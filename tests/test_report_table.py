@@ -178,21 +178,41 @@ def test_planned_cells_without_trials_have_a_row():
 
 
 def test_quick_reading_gives_what_json_gives():
-    """The heads of lines are read without the rest; odd lines are read whole; torn ones not at all."""
-    records = [record("a", 1), record("a", 2, warm_up=True, block=3), record('we"ird\\', 3)]
-    dump = [json.dumps(r, separators=(",", ":")) + "\n" for r in records]
-    reordered = json.dumps(dict(reversed(record("b", 1).items()))) + "\n"
-    keep = ("trial", "cell", "config", "block", "warm_up")
-    found = [{k: r[k] for k in keep} for r in tally.read_trials([*dump, reordered, dump[0][:40]])]
-    assert found == [{k: r[k] for k in keep} for r in [*records, record("b", 1)]]
-
-    lines = [verdict("a", 1, "survived"), verdict("a", 2, "died", "vm-oom", "vm-pressure")]
-    dump = [json.dumps(r, separators=(",", ":")) + "\n" for r in lines]
-    found = list(tally.read_verdicts([*dump, dump[1][:-20]]))
-    assert [(f["trial"], f["outcome"], bool(f["verdict"])) for f in found] == [
-        ("a/1", "survived", False),
-        ("a/2", "died", True),
+    """
+    Lines as the store writes them are read by their heads, odd ones whole, torn ones not at
+    all; the counts are those of the same lines read as JSON.
+    """
+    gap = {"saw": ["trace"], "blind": [{"source": "kmsg", "from": 1.0, "to": None, "why": "]},"}]}
+    records = [record("a", n, warm_up=n == 0, block=n // 3) for n in range(9)]
+    records += [
+        record('we"ird\\', 3),
+        record("b", 1, config={"x": {"y": {}, "seed": 1, "block": 2}}),
     ]
+    verdicts = [
+        verdict("a", 0, "died", "vm-oom", "vm-pressure"),
+        verdict("a", 1, "survived"),
+        verdict("a", 2, "died", "vm-oom", "vm-pressure", sender={"name": '"grade":{"saw":["x"]'}),
+        verdict("a", 3, "died", "vm-oom", "vm-pressure", grade=gap),
+        verdict("a", 4, "exec-failed", "exec-timeout", "process-exit", sentence="it's over"),
+        verdict("a", 5, "unobserved"),
+        verdict("a", 6, "invalid"),
+        verdict("a", 7, "died", "docker-kill", "external", sentence="s"),
+        verdict('we"ird\\', 3, "died", "docker-kill", "external", sentence="s"),
+        verdict("b", 1, "survived"),
+    ]
+
+    def dump(lines):
+        return [json.dumps(x, separators=(",", ":")) + "\n" for x in lines]
+
+    reordered = [json.dumps(dict(reversed(x.items()))) + "\n" for x in records]
+    expected = tally.count(records, verdicts)
+    for lines in (dump(records), reordered):
+        found = tally.count_lines(
+            [*lines, lines[0][:40]], [*dump(verdicts), '{"trial":"a/1","outc']
+        )
+        assert found == expected
+    assert expected.evidence.blind == {("kmsg", "]},"): 1}
+    assert expected.cells["a"].died == 3
 
 
 def test_plain_progress_says_each_trial_and_the_sum():

@@ -184,8 +184,7 @@ def build(
         records: Objects with the keys of `TrialRecord`, as in trials.jsonl.
         verdicts: {trial, outcome, death, verdict, why}, as in verdicts.jsonl.
         tolerance: "any" or a hypothesis → rate 0-1.
-        cells: The planned cells in order, (cell, config); those without a trial get a
-            row too. Left out: the cells that have trials, ordered by configuration.
+        cells: The planned cells, (cell, config); those without a trial get a row too.
         stopped: Cell → why it got no more trials.
         watched: The number of trials depended on what was seen (a stop rule, deaths to
             wait for, a budget spent where it is least decided): intervals are confidence
@@ -216,8 +215,8 @@ def from_tally(
 ) -> Table:
     """As `build`, from counts that are there already."""
     planned = {name: tally.CellCounts(name, config) for name, config in cells}
-    found = sorted(counts.cells.values(), key=lambda c: _sort_key(c.config, c.cell))
-    in_order = {**planned, **{c.cell: c for c in found}}
+    every = {**planned, **counts.cells}
+    in_order = {c.cell: c for c in sorted(every.values(), key=_place)}
     seen = {h for c in counts.cells.values() for h in c.hypotheses}
     killers = tuple(h.value for h in Hypothesis if h.value in seen)
     rows = tuple(
@@ -242,17 +241,17 @@ def from_tally(
     )
 
 
-def _sort_key(config: Mapping[str, Any], cell: str) -> tuple[Any, ...]:
-    """Numbers by size, `none` (no limit at all) after the largest of them."""
+def _place(counts: tally.CellCounts) -> tuple[Any, ...]:
+    """Axis by axis, numbers by size, `none` (no limit at all) after the largest of them."""
     parts: list[tuple[int, float, str]] = []
-    for content in config.values():
+    for content in counts.config.values():
         if isinstance(content, (int, float)):
             parts.append((0, float(content), ""))
         elif content is None:
             parts.append((2, 0.0, ""))
         else:
             parts.append((1, 0.0, str(content)))
-    return (*parts, cell)
+    return (*parts, counts.cell)
 
 
 def _row(

@@ -1,0 +1,168 @@
+"""`compare A B`: what changed between two campaigns, or two groups of campaigns."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import TYPE_CHECKING, Any
+
+from harness import store, units
+from harness.errors import BadInput, Problem
+from harness.report import compare as comparisons
+from harness.report import compare_text, environment, words
+from harness.verbs.table import counts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from harness.report.compare import Comparison
+    from harness.report.tally import Tally
+
+
+def main(
+    a: str,
+    b: str = "",
+    *,
+    json: bool = False,
+    only_changed: bool = False,
+    filters: Sequence[str] = (),
+    row: str = "",
+    col: str = "",
+    margin: str = "",
+    markdown: bool = False,
+) -> int:
+    """Print what changed from a to b.
+
+    Args:
+        a, b: A campaign; several, comma-separated, are added up; `memory*7` is the last
+            seven campaigns of the matrix `memory`; `NAME@axis=value` takes the cells of
+            one campaign with that value, and leaves that axis out. b: the latest.
+        filters: axis=value, values as the table prints them.
+        margin: "not worse by more than this", such as 5pp.
+    """
+    found = between(a, b or "latest", filters=filters, margin=_margin(margin))
+    if json:
+        print(jsonlib.dumps(found.document(), ensure_ascii=False))
+    else:
+        style = "github" if markdown else "simple"
+        text = compare_text.render(
+            found, only_changed=only_changed, row=row or None, col=col or None, style=style
+        )
+        print(text)
+    return int(found.exit)
+
+
+def between(
+    a: str, b: str, *, filters: Sequence[str] = (), margin: float | None = None
+) -> Comparison:
+    """Open both sides, count, compare."""
+    first, second = _Side(a), _Side(b)
+    only = _filters(filters, [*first.tallies(), *second.tallies()])
+    # Two halves of one campaign ran in the same blocks.
+    paired = first.names == second.names and first.condition != second.condition
+    drop = {c[0] for c in (first.condition, second.condition) if c is not None}
+    return comparisons.build(
+        first.counted(),
+        second.counted(),
+        environment=environment.differences(first.meta, second.meta),
+        margin=margin,
+        only=only,
+        paired=paired,
+        drop=drop,
+    )
+
+
+class _Side:
+    """One side of a comparison, as the user wrote it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        names, _, condition = text.partition("@")
+        key, _, value = condition.partition("=")
+        self.condition = (key, value) if condition else None
+        self.campaigns = [c for name in names.split(",") for c in _campaigns(name.strip())]
+        self.names = [c.name for c in self.campaigns]
+        self.meta: Mapping[str, Any] = self.campaigns[-1].meta()
+        self._tallies = [_conditioned(counts(c), self.condition) for c in self.campaigns]
+
+    def tallies(self) -> list[Tally]:
+        return self._tallies
+
+    def counted(self) -> list[tuple[str, Tally]]:
+        tail = "" if self.condition is None else f"@{self.condition[0]}={self.condition[1]}"
+        return [(name + tail, t) for name, t in zip(self.names, self._tallies, strict=True)]
+
+
+def _campaigns(name: str) -> list[store.Campaign]:
+    matrix, star, number = name.rpartition("*")
+    if not star:
+        return [store.Campaign.open(name)]
+    if not number.isdigit() or int(number) < 1:
+        problem = Problem("command line", name, "after * stands how many", f"{matrix}*7")
+        raise BadInput([problem], about="the command line")
+    root = store.results_root()
+    # Names begin with the time, so their order is the order of time.
+    there = sorted(p.parent for p in root.glob(f"*-{matrix}-*/campaign.yaml"))
+    mine = [store.Campaign(p) for p in there if not p.is_symlink()]
+    chosen = [c for c in mine if c.meta().get("matrix") == matrix][-int(number) :]
+    if not chosen:
+        problem = Problem(
+            "command line", name, f"no campaign of a matrix {matrix!r} below {root}", "another name"
+        )
+        raise BadInput([problem], about="the command line")
+    return chosen
+
+
+def _conditioned(counted: Tally, condition: tuple[str, str] | None) -> Tally:
+    if condition is None:
+        return counted
+    key, wanted = condition
+    kept = {
+        name: cell
+        for name, cell in counted.cells.items()
+        if key in cell.config and words.value(key, cell.config[key]) == wanted
+    }
+    if not kept:
+        there = {words.value(key, c.config[key]) for c in counted.cells.values() if key in c.config}
+        raise BadInput(
+            [
+                Problem(
+                    "command line",
+                    f"@{key}={wanted}",
+                    "no cell has it",
+                    f"one of {', '.join(sorted(there))}" if there else "an axis of the campaign",
+                )
+            ],
+            about="the command line",
+        )
+    counted.cells = kept
+    return counted
+
+
+def _filters(filters: Sequence[str], tallies: Sequence[Tally]) -> dict[str, Any]:
+    """axis=value as printed → axis → the plain value of the cells."""
+    result: dict[str, Any] = {}
+    problems = []
+    configs = [cell.config for t in tallies for cell in t.cells.values()]
+    for one in filters:
+        key, _, wanted = one.partition("=")
+        matching = [c[key] for c in configs if key in c and words.value(key, c[key]) == wanted]
+        if matching:
+            result[key] = matching[0]
+            continue
+        there = sorted({f"{key}={words.value(key, c[key])}" for c in configs if key in c})
+        axes = sorted({k for c in configs for k in c})
+        fix = f"one of {', '.join(there)}" if there else f"an axis: {', '.join(axes)}"
+        problems.append(Problem("command line", f"--filter {one}", "no cell has it", fix))
+    if problems:
+        raise BadInput(problems, about="the command line")
+    return result
+
+
+def _margin(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return units.parse_rate(text.removesuffix("pp") + "%" if text.endswith("pp") else text)
+    except ValueError as error:
+        problem = Problem("command line", f"--margin {text}", str(error), "--margin 5pp")
+        raise BadInput([problem], about="the command line") from None
