@@ -186,6 +186,8 @@ class Events:
             attributes = {str(k): str(v)[:2000] for k, v in (actor.get("Attributes") or {}).items()}
             kind, action = str(said.get("Type", "")), str(said.get("Action", ""))
             name = str(actor.get("ID", ""))
+            if not kind or not action:
+                raise ValueError("no event")
         except (ValueError, KeyError, TypeError, AttributeError):
             self.out.drop("docker")
             return

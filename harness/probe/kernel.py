@@ -93,14 +93,14 @@ class KernelLog:
         self.next = sequence + 1
         text = body.split(b"\n", 1)[0].decode("utf-8", "replace")
         self.recent.append("[%.6f] %s" % (t / 1e9, text))
-        if "oom" in text:
-            self.last_oom = t
         quiet = SUPPRESSED.search(text)
         if quiet:
             begin = self.last_oom if self.last_oom and "oom" in text else t - WINDOW
             self.out.gap(
                 "kernel", min(begin, t), t, "rate limit of %s" % quiet.group(1), int(quiet.group(2))
             )
+        elif "oom" in text:
+            self.last_oom = t
         wanted = self.telling if TELLING.search(text) else self.bucket
         if not wanted.take():
             self.out.drop("kernel")

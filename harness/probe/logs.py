@@ -91,6 +91,9 @@ class LogFile:
         cut = now.st_size < os.lseek(self.fd, 0, os.SEEK_CUR)
         if (now.st_dev, now.st_ino) != self.place or cut:
             self.read()
+            if self.rest:
+                self.logs.say(self.daemon, self.rest.decode("utf-8", "replace"))
+                self.rest = b""
             os.close(self.fd)
             self.open(at_end=False)
             t = boot()

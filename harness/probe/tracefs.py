@@ -28,6 +28,15 @@ LINE = re.compile(
     r"(?P<sec>\d+)\.(?P<usec>\d{6}): (?P<event>\w+): (?P<rest>.*)$",
     re.S,
 )
+# How the fields of a line end whose name field may hold anything.
+TAILS = {
+    "signal_generate": re.compile(r" res=\d+$"),
+    "sched_process_exit": re.compile(r" prio=-?\d+(?: group_dead=\w+)?$"),
+    "sched_process_fork": re.compile(r" child_pid=\d+$"),
+    "sched_process_exec": re.compile(r" old_pid=\d+$"),
+    "task_newtask": re.compile(r" oom_score_adj=-?\d+$"),
+    "cgroup_attach_task": re.compile(r" comm=", re.S),
+}
 LOST = re.compile(r"^CPU:(\d+) \[LOST (\d+) EVENTS\]")
 
 
@@ -91,6 +100,7 @@ class Instance:
         os.mkdir(self.path)
         self.pipe = -1
         self.rest = ""
+        self.held: Optional[str] = None
         self.lost = 0
         try:
             self.write("trace_clock", clock)
@@ -145,23 +155,29 @@ class Instance:
             text = self.rest + data.decode("utf-8", "replace")
             pieces = text.split("\n")
             self.rest = pieces.pop()
-            held = None
             for piece in pieces:
-                match = LINE.match(piece)
-                if match is None:
-                    lost = LOST.match(piece)
-                    if lost:
-                        self.lost += int(lost.group(2))
-                    elif held is not None or piece.lstrip():
-                        # A process name with a line feed in it broke the line in two.
-                        held = piece if held is None else held + "\n" + piece
-                        match = LINE.match(held)
-                        if match:
-                            yield Line(match, held)
-                            held = None
-                    continue
-                held = None
-                yield Line(match, piece)
+                line = self._line(piece)
+                if line is not None:
+                    yield line
+
+    def _line(self, piece: str) -> Optional[Line]:
+        """A whole line once there is one: a line feed in a process's name cuts it in pieces."""
+        lost = LOST.match(piece)
+        if lost:
+            self.lost += int(lost.group(2))
+            return None
+        text = piece if self.held is None else self.held + "\n" + piece
+        match = LINE.match(text)
+        if match is None and self.held is not None:
+            text, match = piece, LINE.match(piece)  # what was held belongs to nothing
+        if match is not None:
+            tail = TAILS.get(match.group("event"))
+            if tail is None or tail.search(match.group("rest")):
+                self.held = None
+                return Line(match, text)
+        whole = text.strip() and text.count("\n") < 20
+        self.held = text if whole else None
+        return None
 
     def overruns(self) -> int:
         """Events lost since the last call: seen in the pipe, not yet told."""

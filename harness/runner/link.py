@@ -78,6 +78,7 @@ class ProbeLink:
         self.undecodable = 0
         self._on_event = on_event
         self._child: process.Child | None = None
+        self._stillborn = False
         self._stderr = b""
         self._state = _State()
         self._watching: dict[str, str] = {}
@@ -112,9 +113,9 @@ class ProbeLink:
         pinger = threading.Thread(target=self._keep_time, name="probe-ping", daemon=True)
         self._threads.append(pinger)
         pinger.start()
-        if not self._greeted.wait(max(0.0, (end - clock.now()) / clock.NS)) or not self.flush(
-            max(0.1, (end - clock.now()) / clock.NS)
-        ):
+        heard = self._greeted.wait(max(0.0, (end - clock.now()) / clock.NS))
+        left = max(0.1, (end - clock.now()) / clock.NS)
+        if not heard or self._stillborn or not self.flush(left):
             words = self._stderr.decode(errors="backslashreplace").strip().splitlines()
             self.stop()
             said = words[-1] if words else "it said nothing"
@@ -123,6 +124,7 @@ class ProbeLink:
     def stop(self, grace: float = 5.0) -> None:
         """Order it to leave, take its last words (Cost), and wait. Safe to call twice."""
         self._leaving.set()
+        self._greeted.set()  # whoever waits for a hello need not
         with self._lock:
             child, self._child = self._child, None
         if child is None:
@@ -245,14 +247,19 @@ class ProbeLink:
                 pass  # it died at once: the reader sees the end and has its last words
             self._heard = clock.now()
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        for target in (self._listen, self._overhear):
-            thread = threading.Thread(target=target, args=(child,), name="probe", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        overhearing = threading.Thread(
+            target=self._overhear, args=(child,), name="probe-stderr", daemon=True
+        )
+        listening = threading.Thread(
+            target=self._listen, args=(child, overhearing), name="probe", daemon=True
+        )
+        self._threads += (overhearing, listening)
+        overhearing.start()
+        listening.start()
 
     # --- listening ---
 
-    def _listen(self, child: process.Child) -> None:
+    def _listen(self, child: process.Child, overhearing: threading.Thread) -> None:
         assert child.popen.stdout is not None
         for line in child.popen.stdout:
             event = decode(line)
@@ -263,6 +270,7 @@ class ProbeLink:
                 continue
             self._hear(event)
         child.popen.stdout.close()
+        overhearing.join(1)
         self._ended(child)
 
     def _overhear(self, child: process.Child) -> None:
@@ -357,6 +365,11 @@ class ProbeLink:
         child.wait(5)
         words = self._stderr.decode(errors="backslashreplace").strip().splitlines()
         why = f"the probe ended ({child.code}); {words[-1] if words else 'no last words'}"
+        if self._state.hello is None:
+            # It never said hello: it will not the next time either.
+            self._stillborn = True
+            self._greeted.set()
+            return
         with self._lock:
             self._state = _State(hello=self._state.hello)
             self._pings.clear()
@@ -372,7 +385,7 @@ class ProbeLink:
                 if self._leaving.wait(1.0):
                     return
                 continue
-            if self._greeted.wait(15):
+            if self._greeted.wait(15) and not self._leaving.is_set():
                 self._keep(_gap("probe", begin, clock.now(), why + "; started again"))
             return
 
