@@ -83,7 +83,9 @@ def _no_colima() -> str:
 
 
 def _no_vm() -> str:
-    return _UNSUPPORTED
+    from harness.machine import vm
+
+    return vm.why_not()
 
 
 _UNSUPPORTED = "this version has no machine of that kind"
@@ -139,6 +141,10 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
     if chosen == "pen":
         limits = cgroups.Limits(memory=spec.memory, cpus=spec.cpus)
         pen.refuse(limits, disk=spec.disk, inodes=spec.inodes)
+    if chosen == "vm":
+        from harness.machine import vm
+
+        vm.refuse(memory=spec.memory, cpus=spec.cpus, disk=spec.disk, inodes=spec.inodes)
     return chosen
 
 
@@ -149,8 +155,19 @@ def make(spec: Wanted, *, kind: str | None = None, places: lease.Places | None =
         EnvironmentInvalid: it can not be had here.
     """
     chosen = check(spec, kind=kind)
+    options = {"live-restore": True} if spec.live_restore else {}
+    if chosen == "vm":
+        from harness.machine import vm
+
+        return vm.Vm(
+            memory=spec.memory,
+            cpus=spec.cpus,
+            disk=spec.disk,
+            inodes=spec.inodes,
+            engine_options=options,
+            places=places,
+        )
     if chosen == "pen":
-        options = {"live-restore": True} if spec.live_restore else {}
         return pen.Pen(
             memory=spec.memory,
             cpus=spec.cpus,

@@ -1,0 +1,542 @@
+"""A VM of our own on Linux: QEMU, Debian's cloud kernel, systemd, dockerd; under KVM or without.
+
+Rule: what makes a VM a machine stands here; its image in `vm_image`, the QEMU process in
+`vm_qemu`. It is reached as a colima machine is: one shared ssh connection for commands and
+for the engine's socket, another one for the probe alone. Nothing of it is reachable from
+outside this host, it reaches nothing, and it ends with the harness.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from harness import clock, lease, process
+from harness.errors import EnvironmentInvalid
+from harness.machine import LABEL, MachineFacts, ProbeSite, vm_image, vm_qemu
+from harness.machine.pen import free_disk, host_memory, make_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+PACKAGES = ("qemu-system-x86", "qemu-utils", "debootstrap", "openssh-client", "e2fsprogs")
+_PROGRAMS = {
+    vm_qemu.PROGRAM: "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "debootstrap": "debootstrap",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "mkfs.ext4": "e2fsprogs",
+}
+_SMALLEST_MEMORY = 320 << 20
+_SMALLEST_DISK = 64 << 20
+_ALIAS = "deathbench-vm"
+_SOCKET = "/var/run/docker.sock"
+_DEFAULT_MEMORY, _DEFAULT_CPUS, _DEFAULT_DISK = 2 << 30, 2, 10 << 30
+
+_ENGINE_OPTIONS: Mapping[str, Any] = {
+    # As colima has it: containers stand in /docker/<id>.
+    "exec-opts": ["native.cgroupdriver=cgroupfs"],
+    # Nothing behind this bridge leads outside: no rules, no proxies, no time lost.
+    "iptables": False,
+    "ip-masq": False,
+    "userland-proxy": False,
+}
+
+_FACTS = (
+    "uname -r; cat /proc/sys/kernel/random/boot_id; grep -c ^processor /proc/cpuinfo; "
+    "sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo; "
+    "stat -f -c '%S %b %c' /var/lib/docker; stat -f -c %T /sys/fs/cgroup"
+)  # fmt: skip
+
+
+class Vm:
+    """One VM.
+
+    Args:
+        memory: Bytes; the guest sees some 3 % less. None: 2 GiB.
+        cpus: Whole processors. None: 2, or what the host has.
+        disk: Bytes of the engine's own disk; None: 10 GiB (sparse).
+        inodes: Inode count of that disk.
+        engine_options: Members of dockerd's configuration file.
+        cgroup: 2, or 1 for the older hierarchies.
+        accel: "kvm" or "tcg"; None finds out which works.
+        start_deadline: Seconds until its engine must answer; the image is not counted.
+    """
+
+    kind = "vm"
+
+    def __init__(
+        self,
+        *,
+        memory: int | None = None,
+        cpus: float | None = None,
+        disk: int | None = None,
+        inodes: int | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        cgroup: int = 2,
+        accel: str | None = None,
+        places: lease.Places | None = None,
+        cache: Path = vm_image.CACHE,
+        start_deadline: float = 240.0,
+    ) -> None:
+        self.memory = memory if memory is not None else _DEFAULT_MEMORY
+        self.cpus = int(cpus) if cpus is not None else min(_DEFAULT_CPUS, os.cpu_count() or 1)
+        self.disk = disk if disk is not None else _DEFAULT_DISK
+        self._check = partial(refuse, memory=memory, cpus=cpus, disk=disk, inodes=inodes)
+        self.inodes = inodes
+        self.engine_options = dict(engine_options or {})
+        self.cgroup, self.accel, self.cache = cgroup, accel, cache
+        self.start_deadline = start_deadline
+        self.name = "vm"
+        self.port = 0
+        self._places = places or lease.places()
+        self._lease: lease.Lease | None = None
+        self._qemu: vm_qemu.Qemu | None = None
+        self._master: process.Child | None = None
+
+    # --- up ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Up and answering, or EnvironmentInvalid and nothing left."""
+        self.stop()
+        self._check(places=self._places)
+        image = vm_image.ensure(self.cache)
+        try:
+            self._lease = lease.take("vm", where=self._places, stem="v")
+            self.name = self._lease.name
+            self._lease.owns(file=str(self._overlay))
+            self._lease.owns(file=str(self._data))
+            self._make_disks(image)
+            self._make_keys()
+            self._make_first(image)
+            self._boot(image)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def run(self) -> Path:
+        """Its directory on this host."""
+        return self._places.run / self.name
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "docker.sock"
+
+    @property
+    def _overlay(self) -> Path:
+        return self._places.disk / f"{self.name}.qcow2"
+
+    @property
+    def _data(self) -> Path:
+        return self._places.disk / f"{self.name}.ext4"
+
+    def _make_disks(self, image: vm_image.Image) -> None:
+        make_disk(self._data, self.disk, self.inodes)
+        made = process.run(
+            (
+                process.which("qemu-img") or "qemu-img", "create", "-q", "-f", "qcow2",
+                "-b", str(image.disk), "-F", "raw", str(self._overlay),
+            ),
+            deadline=30,
+        )  # fmt: skip
+        if not made.ok:
+            raise EnvironmentInvalid("no disk for the VM", why=made.why(), where=str(self._overlay))
+
+    def _make_keys(self) -> None:
+        for name in ("key", "host_key"):
+            made = process.run(
+                (
+                    "ssh-keygen",
+                    "-q",
+                    "-t",
+                    "ed25519",
+                    "-N",
+                    "",
+                    "-C",
+                    "",
+                    "-f",
+                    str(self.run / name),
+                ),
+                deadline=30,
+            )
+            if not made.ok:
+                raise EnvironmentInvalid("no key for the VM's ssh", why=made.why())
+
+    def _make_first(self, image: vm_image.Image) -> None:
+        options = {**_ENGINE_OPTIONS, **self.engine_options}
+        files = {
+            "etc/hostname": (0o644, f"{self.name}\n".encode()),
+            "etc/machine-id": (0o444, os.urandom(16).hex().encode() + b"\n"),
+            "etc/docker/daemon.json": (0o644, json.dumps(options).encode()),
+            "etc/ssh/ssh_host_ed25519_key": (0o600, (self.run / "host_key").read_bytes()),
+            "root/.ssh/authorized_keys": (0o600, (self.run / "key.pub").read_bytes()),
+        }
+        (self.run / "initrd").write_bytes(image.initrd.read_bytes() + vm_image.first_files(files))
+
+    def _boot(self, image: vm_image.Image) -> None:
+        assert self._lease is not None
+        end = clock.now() + int(self.start_deadline * clock.NS)
+        hardware = vm_qemu.Hardware(
+            memory=self.memory, cpus=self.cpus, root=self._overlay, data=self._data,
+            kernel=image.kernel, initrd=self.run / "initrd", arguments=self._arguments(),
+        )  # fmt: skip
+        self._qemu = vm_qemu.Qemu(hardware, self.run, accel=self.accel)
+        self.accel = self._qemu.accel
+        self.port = self._qemu.start(end)
+        self._lease.owns(process=f"{self._qemu.pid}:{lease.start_time(self._qemu.pid)}")
+        self._write_ssh_config()
+        self._await("its ssh does not answer", self._greets, end)
+        self._connect(end)
+        self._await("its engine does not answer", lambda: _answers(self.socket), end)
+
+    def _arguments(self) -> str:
+        """The kernel's command line. printk below "warning" stays off the (slow) console."""
+        return " ".join(
+            (
+                "console=ttyS0 loglevel=5 psi=1 net.ifnames=0 random.trust_cpu=on mitigations=off",
+                "apparmor=0 selinux=0 audit=0 swapaccount=1 systemd.show_status=0",
+                # Grace periods are what an emulated machine spends its seconds on.
+                "rcupdate.rcu_expedited=1",
+                # The emulated TSC is the host's time: the kernel need not doubt it.
+                "tsc=reliable",
+                "systemd.unified_cgroup_hierarchy=" + ("1" if self.cgroup == 2 else "0"),
+            )
+        )
+
+    def _write_ssh_config(self) -> None:
+        public = (self.run / "host_key.pub").read_text().split()
+        (self.run / "known_hosts").write_text(f"{_ALIAS} {public[0]} {public[1]}\n")
+        (self.run / "ssh.config").write_text(
+            f"Host {_ALIAS}\n  HostName 127.0.0.1\n  HostKeyAlias {_ALIAS}\n  Port {self.port}\n"
+            f"  User root\n  IdentityFile {self.run}/key\n  IdentitiesOnly yes\n  BatchMode yes\n"
+            f"  UserKnownHostsFile {self.run}/known_hosts\n  StrictHostKeyChecking yes\n"
+            "  GSSAPIAuthentication no\n  PreferredAuthentications publickey\n  Compression no\n"
+            f"  ControlPath {self.run}/ssh.sock\n  ControlMaster no\n  LogLevel ERROR\n"
+        )
+
+    def _greets(self) -> bool:
+        """QEMU takes every connection; only the guest's sshd says its name."""
+        with socket.socket() as s:
+            s.settimeout(3)
+            try:
+                s.connect(("127.0.0.1", self.port))
+                return s.recv(4) == b"SSH-"
+            except OSError:
+                return False
+
+    def _connect(self, end: int) -> None:
+        """The shared connection: commands, and the engine's socket."""
+        with (self.run / "ssh.log").open("ab") as log:
+            self._master = process.spawn(
+                (
+                    *self.ssh, "-N", "-M", "-o", "ControlPersist=no",
+                    "-o", "ExitOnForwardFailure=yes", "-o", "StreamLocalBindUnlink=yes",
+                    "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8",
+                    "-L", f"{self.socket}:{_SOCKET}", _ALIAS,
+                ),
+                stdin=None, stdout=None, stderr=log,
+            )  # fmt: skip
+
+        def there() -> bool:
+            if self._master is not None and not self._master.alive:
+                raise self._failed("its ssh turned us away")
+            return self.socket.exists() and (self.run / "ssh.sock").exists()
+
+        self._await("no ssh connection", there, end)
+
+    def _await(self, what: str, ready: Any, end: int) -> None:
+        while not ready():
+            if self._qemu is None or not self._qemu.alive:
+                raise self._failed("QEMU ended")
+            if clock.now() > end:
+                raise self._failed(f"{what} within {self.start_deadline:g} s")
+            clock.RealClock().sleep(0.1)
+
+    def _failed(self, what: str) -> EnvironmentInvalid:
+        return EnvironmentInvalid(
+            f"the VM {self.name} did not come up: {what}",
+            why=self.last_words() or "its console said nothing",
+            mend="inv doctor says what a VM needs; more memory and a quieter host help"
+            + (" (this one is emulated: no working KVM here)" if self.accel == "tcg" else ""),
+        )
+
+    def last_words(self, lines: int = 8) -> str:
+        """The ends of QEMU's own log, ssh's and the console's."""
+        parts = []
+        for name in ("qemu.log", "ssh.log", "console.log"):
+            try:
+                text = (self.run / name).read_text(errors="backslashreplace")
+            except OSError:
+                continue
+            parts += [f"{name[:-4]}: {line}" for line in text.strip().splitlines()[-lines:]]
+        return "\n".join(parts)
+
+    # --- down -------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """QEMU is killed and everything of it goes: its disks are nobody's. Twice does no harm."""
+        self._hang_up()
+        if self._qemu is not None:
+            self._qemu.kill()
+            self._qemu = None
+        if self._lease is not None:
+            self._overlay.unlink(missing_ok=True)
+            self._data.unlink(missing_ok=True)
+            self._lease.release()
+            self._lease = None
+        self.port = 0
+
+    def _hang_up(self) -> None:
+        if self._master is not None:
+            self._master.popen.terminate()
+            self._master.stop(grace=2)
+            self._master = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- what it is ---------------------------------------------------------------
+
+    @property
+    def docker_host(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def ssh(self) -> tuple[str, ...]:
+        """argv prefix of every connection to it; the alias and a command follow."""
+        return ("ssh", "-F", str(self.run / "ssh.config"))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the daemons, in the guest's numbers."""
+        return {n: pid for n in ("dockerd", "containerd") if (pid := self._main_pid(n))}
+
+    def facts(self) -> MachineFacts:
+        said = self.root(("sh", "-c", _FACTS), deadline=60).text.split()
+        if len(said) != 8:
+            raise EnvironmentInvalid(
+                f"the VM {self.name} does not say what it is", why=self.last_words()
+            )
+        kernel, boot, cpus, memory, block, blocks, inodes, cgroup = said
+        from harness import engine
+
+        client = engine.connect(self.docker_host)
+        try:
+            about = client.about().need("docker version")
+        finally:
+            client.close()
+        parts = {c.get("Name", "?"): c.get("Version", "?") for c in about.get("Components", ())}
+        parts["accelerator"] = self.accel or "?"
+        return MachineFacts(
+            kind=self.kind,
+            kernel=kernel,
+            engine=str(about.get("Version", "?")),
+            api=str(about.get("ApiVersion", "?")),
+            cgroup=2 if cgroup == "cgroup2fs" else 1,
+            boot_id=boot,
+            effective={
+                "memory": int(memory) * 1024, "cpus": int(cpus), "disk": int(block) * int(blocks),
+                "inodes": int(inodes),
+            },
+            versions=parts,
+        )  # fmt: skip
+
+    def probe_site(self) -> ProbeSite:
+        return ProbeSite(
+            python=(
+                *self.ssh, "-T", "-o", "ControlPath=none", "-o", "ServerAliveInterval=5",
+                "-o", "ServerAliveCountMax=24", _ALIAS, "exec", "python3",
+            ),
+            config={
+                "docker_socket": _SOCKET,
+                "cgroup": "/",
+                "logs": {},
+                "journal": True,
+                "pidfiles": {"dockerd": "/var/run/docker.pid"},
+                "roots": ["/var/lib/docker", "/"],
+                "label": f"{LABEL}-{self.name}",
+                "quote": True,
+            },
+        )  # fmt: skip
+
+    def root(
+        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0
+    ) -> process.Result:
+        """Run as root in the guest; its exit code, or 255 where the guest is not reached."""
+        line = " ".join(shlex.quote(a) for a in argv)
+        return process.run((*self.ssh, "-T", _ALIAS, line), stdin=stdin, deadline=deadline)
+
+    # --- daemons ------------------------------------------------------------------
+
+    def daemon(self, name: str, action: str, *, deadline: float = 60.0) -> int | None:
+        """Do something to a daemon; its pid in the guest afterwards, None when it is gone.
+
+        name: dockerd | containerd | shim:<container id>.
+        action: stop | kill | hang | resume | start | restart | reload. A killed dockerd or
+        containerd is started again by systemd (Restart=always), as on any server.
+
+        Raises:
+            EnvironmentInvalid: there is no such daemon, or systemd says no.
+        """
+        if name.startswith("shim:"):
+            return self._to_shim(name.partition(":")[2], action, deadline)
+        unit = {"dockerd": "docker"}.get(name, name)
+        orders = {
+            "kill": f"systemctl kill -s KILL --kill-who=main {unit}",
+            "hang": f"systemctl kill -s STOP --kill-who=main {unit}",
+            "resume": f"systemctl kill -s CONT --kill-who=main {unit}",
+            "reload": f"systemctl kill -s HUP --kill-who=main {unit}",
+            # The socket unit would start it again at the next request.
+            "stop": f"systemctl stop {'docker.socket ' if name == 'dockerd' else ''}{unit}",
+            "start": f"systemctl start {unit}",
+            "restart": f"systemctl restart {unit}",
+        }
+        done = self.root(("sh", "-c", orders[action]), deadline=deadline)
+        if not done.ok:
+            raise EnvironmentInvalid(f"{name} can not be told to {action}", why=done.why())
+        if action in ("start", "restart") and name == "dockerd":
+            end = clock.now() + int(deadline * clock.NS)
+            self._await("its engine does not answer", lambda: _answers(self.socket), end)
+        return None if action in ("stop", "kill") else self._main_pid(name)
+
+    def _main_pid(self, name: str) -> int | None:
+        unit = {"dockerd": "docker"}.get(name, name)
+        said = self.root(("systemctl", "show", "-P", "MainPID", unit)).text.strip()
+        return int(said) if said.isdigit() and said != "0" else None
+
+    def _to_shim(self, container: str, action: str, deadline: float) -> int | None:
+        found = self.root(("pgrep", "-f", f"containerd-shim.* -id {container}")).text.split()
+        signals = {"kill": "KILL", "stop": "TERM", "hang": "STOP", "resume": "CONT"}
+        if not found or action not in signals:
+            why = "there is none" if not found else "containerd does that with its container"
+            raise EnvironmentInvalid(f"the shim of {container[:12]}: no {action}", why=why)
+        done = self.root(("kill", f"-{signals[action]}", found[0]), deadline=deadline)
+        if not done.ok:
+            raise EnvironmentInvalid(f"the shim of {container[:12]}: {done.why()}")
+        return None if action in ("kill", "stop") else int(found[0])
+
+    # --- what only a VM can suffer ------------------------------------------------
+
+    def freeze(self) -> None:
+        """Its processors and all its clocks stand still until `thaw`."""
+        self._running().freeze()
+
+    def thaw(self) -> None:
+        self._running().thaw()
+
+    def clock_step(self, seconds: float) -> None:
+        """Set the guest's wall clock so much forward (or back), at once."""
+        step = f"import time; time.clock_settime(time.CLOCK_REALTIME, time.time() + {seconds!r})"
+        done = self.root(("python3", "-c", step))
+        if not done.ok:
+            raise EnvironmentInvalid("the guest's clock can not be set", why=done.why())
+
+    def power_cut(self) -> None:
+        """QEMU is gone between two instructions; the disks stay as they were flushed."""
+        self._running().kill()
+        self._qemu = None
+        self._hang_up()
+
+    def power_on(self) -> None:
+        """Boot the same disks again after `power_cut`; the ssh port is a new one.
+
+        Raises:
+            EnvironmentInvalid: it does not come up.
+        """
+        if self._lease is None or self._qemu is not None:
+            raise EnvironmentInvalid("only a VM whose power was cut can be powered on")
+        self._boot(vm_image.ensure(self.cache))
+
+    def _running(self) -> vm_qemu.Qemu:
+        if self._qemu is None or not self._qemu.alive:
+            raise EnvironmentInvalid(f"the VM {self.name} does not run", why=self.last_words())
+        return self._qemu
+
+
+def _answers(path: Path) -> bool:
+    """Does an engine answer a ping there? Without the SDK: a start must not wait for its import."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        s.settimeout(10)
+        try:
+            s.connect(str(path))
+            s.sendall(b"GET /_ping HTTP/1.0\r\nHost: vm\r\n\r\n")
+            return b" 200 " in s.recv(64)
+        except OSError:
+            return False
+
+
+def missing() -> dict[str, str]:
+    """Programs a VM needs that are not here → the Debian package that has them."""
+    return {p: package for p, package in _PROGRAMS.items() if process.which(p) is None}
+
+
+def why_not() -> str:
+    """Why there can be no VM here; "" when there can."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return f"a VM needs Linux on x86_64, this is {platform.system()} on {platform.machine()}"
+    lacking = missing()
+    if vm_image.cached():
+        lacking.pop("debootstrap", None)
+    if lacking:
+        packages = " ".join(sorted(set(lacking.values())))
+        return (
+            f"{', '.join(sorted(lacking))} not found"
+            f" (apt-get install --no-install-recommends {packages})"
+        )
+    if os.geteuid() != 0:
+        return "a VM needs root: its image is made by debootstrap"
+    return ""
+
+
+def refuse(
+    *,
+    memory: int | None = None,
+    cpus: float | None = None,
+    disk: int | None = None,
+    inodes: int | None = None,
+    places: lease.Places | None = None,
+) -> None:
+    """Refuse what this host can not give, with the numbers, before anything is made.
+
+    Raises:
+        EnvironmentInvalid: all reasons at once.
+    """
+    why = []
+    has = host_memory()
+    if memory is not None and has is not None and memory > has:
+        why.append(f"memory {memory} bytes asked for, the host has {has}")
+    if memory is not None and memory < _SMALLEST_MEMORY:
+        why.append(
+            f"memory {memory} bytes asked for: {_SMALLEST_MEMORY} is the least in which kernel,"
+            " systemd and the engine come up"
+        )
+    processors = os.cpu_count() or 1
+    if cpus is not None and cpus > processors:
+        why.append(f"{cpus:g} CPUs asked for, the host has {processors}")
+    if cpus is not None and cpus != int(cpus):
+        why.append(f"{cpus:g} CPUs asked for: a VM has whole processors (a pen takes fractions)")
+    free = free_disk((places or lease.places()).disk)
+    if disk is not None and disk > free:
+        why.append(f"disk {disk} bytes asked for, {free} are free on the host")
+    if disk is not None and disk < _SMALLEST_DISK:
+        why.append(f"disk {disk} bytes asked for, {_SMALLEST_DISK} is the least")
+    if disk is not None and inodes is not None and inodes * 1024 > disk:
+        why.append(f"{inodes} inodes do not fit on a disk of {disk} bytes: at most {disk // 1024}")
+    if why:
+        raise EnvironmentInvalid(
+            "this host can not give what the machine asks for",
+            why="\n".join(why),
+            mend="ask for less under `machine` and `machine.*` axes, or use a larger host",
+        )

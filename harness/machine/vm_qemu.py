@@ -1,0 +1,207 @@
+"""QEMU: its command line, its monitor, and whether KVM really works here.
+
+Rule: one process per call to `Qemu.start`; it is born, frozen, and killed here and knows
+nothing of Docker. All its doors are a unix socket in the VM's own directory and one port
+on 127.0.0.1 that the kernel chose.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import clock, process
+from harness.errors import EnvironmentInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROGRAM = "qemu-system-x86_64"
+_KEEPER = Path(__file__).with_name("vm_keeper.py")
+_EXIT_PORT = 0xF4
+
+# mov dx,0xf4; mov al,0x2a; out dx,al; hlt: with isa-debug-exit QEMU leaves with 2*0x2a+1.
+_SECTOR = bytes.fromhex("baf400b02aeef4").ljust(510, b"\0") + b"\x55\xaa"
+_SAID = 2 * 0x2A + 1
+
+
+@functools.cache
+def accelerator() -> str:
+    """kvm where a guest really runs under it, else tcg.
+
+    The device's existence says nothing (nested, forbidden or broken): a boot sector that
+    leaves at once is run with a deadline.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK) or platform.machine() != "x86_64":
+        return "tcg"
+    with tempfile.NamedTemporaryFile(prefix="deathbench-kvm-") as disk:
+        disk.write(_SECTOR)
+        disk.flush()
+        tried = process.run(
+            (
+                process.which(PROGRAM) or PROGRAM, "-nodefaults", "-no-user-config",
+                "-display", "none", "-machine", "pc,accel=kvm", "-cpu", "host", "-m", "16M",
+                "-device", f"isa-debug-exit,iobase={_EXIT_PORT:#x},iosize=4",
+                "-drive", f"if=ide,format=raw,readonly=off,file={disk.name}",
+            ),
+            deadline=5,
+        )  # fmt: skip
+    return "kvm" if tried.code == _SAID else "tcg"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What the guest is given. memory in bytes."""
+
+    memory: int
+    cpus: int
+    root: Path
+    data: Path
+    kernel: Path
+    initrd: Path
+    arguments: str
+
+
+def command(hardware: Hardware, folder: Path, accel: str) -> tuple[str, ...]:
+    """argv. The network is QEMU's own user mode, shut (restrict), with one door for ssh.
+
+    cache=unsafe: the disks are thrown away with the VM. What the guest has flushed survives
+    a kill of QEMU (it lies in the host's memory); what it has not is lost, as in a power cut.
+    """
+    drives: list[str] = []
+    for name, path, kind in (("root", hardware.root, "qcow2"), ("data", hardware.data, "raw")):
+        drives += [
+            "-drive",
+            f"if=none,id={name},file={_comma(path)},format={kind},cache=unsafe,discard=unmap",
+            "-device",
+            f"virtio-blk-pci,drive={name},serial={name}",
+        ]
+    return (
+        process.which(PROGRAM) or PROGRAM, "-nodefaults", "-no-user-config", "-display", "none",
+        "-machine", "pc",
+        "-accel", "tcg,thread=multi,tb-size=256" if accel == "tcg" else accel,
+        "-cpu", "max" if accel == "tcg" else "host",
+        "-smp", str(hardware.cpus), "-m", f"{hardware.memory >> 20}M",
+        "-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd),
+        "-append", hardware.arguments,
+        *drives,
+        "-netdev", "user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22",
+        "-device", "virtio-net-pci,netdev=net,romfile=",
+        "-device", "virtio-rng-pci",
+        "-chardev", f"file,id=console,path={_comma(folder / 'console.log')},append=on",
+        "-serial", "chardev:console",
+        "-qmp", f"unix:{_comma(folder / 'qmp.sock')},server=on,wait=off",
+        "-rtc", "base=utc",
+    )  # fmt: skip
+
+
+def _comma(path: Path) -> str:
+    """QEMU splits options at commas; a doubled one stands for itself."""
+    return str(path).replace(",", ",,")
+
+
+class Qemu:
+    """One running QEMU."""
+
+    def __init__(self, hardware: Hardware, folder: Path, *, accel: str | None = None) -> None:
+        self.hardware, self.folder = hardware, folder
+        self.accel = accel or accelerator()
+        self.pid = 0
+        self._keeper: process.Child | None = None
+
+    def start(self, end: int) -> int:
+        """Begin to run, until `end` (clock.now); the port on 127.0.0.1 that leads to ssh.
+
+        Raises:
+            EnvironmentInvalid: QEMU does not start, with its own words.
+        """
+        (self.folder / "qmp.sock").unlink(missing_ok=True)
+        argv = command(self.hardware, self.folder, self.accel)
+        with (self.folder / "qemu.log").open("ab") as log:
+            self._keeper = process.spawn(
+                (sys.executable, "-I", "-S", str(_KEEPER), *argv), stderr=log
+            )
+        assert self._keeper.popen.stdout is not None
+        said = self._keeper.popen.stdout.readline().split()
+        if len(said) != 2:
+            raise self._failed("it was not started")
+        self.pid = int(said[1])
+        while True:
+            if not self._keeper.alive:
+                raise self._failed(f"it ended with {self._keeper.code}")
+            try:
+                text = str(self.ask("human-monitor-command", {"command-line": "info usernet"}))
+            except OSError as error:
+                text = str(error)
+            port = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", text)
+            if port and int(port[1]):
+                return int(port[1])
+            if clock.now() > end:
+                raise self._failed("its monitor does not answer")
+            clock.RealClock().sleep(0.02)
+
+    def _failed(self, what: str) -> EnvironmentInvalid:
+        words = (self.folder / "qemu.log").read_text(errors="replace").strip().splitlines()
+        return EnvironmentInvalid(
+            f"QEMU does not run: {what}", why="\n".join(words[-6:]) or "it said nothing"
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self._keeper is not None and self._keeper.alive
+
+    def ask(self, what: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """One command of the monitor's language; what it returned.
+
+        Raises:
+            OSError: the monitor is not there, or says no.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            s.settimeout(5)
+            s.connect(str(self.folder / "qmp.sock"))
+            with s.makefile("rwb") as line:
+                for order in (
+                    {"execute": "qmp_capabilities"},
+                    {"execute": what, "arguments": dict(arguments or {})},
+                ):
+                    line.write(json.dumps(order).encode() + b"\n")
+                line.flush()
+                answers: list[Any] = []
+                while len(answers) < 2:
+                    raw = line.readline()
+                    if not raw:
+                        raise ConnectionResetError("the monitor hung up")
+                    said = json.loads(raw)
+                    if "error" in said:
+                        raise OSError(f"{what}: {said['error'].get('desc')}")
+                    if "return" in said:
+                        answers.append(said["return"])
+        return answers[1]
+
+    def freeze(self) -> None:
+        """All of it stands still, its clocks too, as a laptop's lid would have it."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Gone between two instructions. Twice does no harm."""
+        if self._keeper is None:
+            return
+        self._keeper.end_of_input()
+        if not self._keeper.wait(5):
+            process.kill_session(self._keeper.popen)
+        self._keeper.stop(grace=2)
+        self._keeper = None
+        self.pid = 0
