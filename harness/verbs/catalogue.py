@@ -151,6 +151,39 @@ def run(
     )  # fmt: skip
 
 
+@_verb(
+    positional=["containers"],
+    help={
+        "containers": "names or ids, comma-separated",
+        "label": "every container with this label: KEY or KEY=VALUE",
+        "compose": "every container of this Compose project",
+        "all": "every container",
+        "context": "a docker context or URL; nothing: what docker itself would use",
+        "monitors": "off, light or full",
+        "json": "one JSON object a line on stdout",
+    },
+)
+def watch(
+    c: Context,
+    containers: str = "",
+    label: str = "",
+    compose: str = "",
+    all: bool = False,  # noqa: A002 - the option's own name
+    context: str = "",
+    monitors: str = "light",
+    json: bool = False,
+) -> None:
+    """Report each death among containers that somebody else manages, as it happens."""
+    _call(
+        "watch",
+        json=json,
+        arguments={
+            "containers": containers, "label": label, "compose": compose, "all": all,
+            "context": context, "monitors": monitors,
+        },
+    )  # fmt: skip
+
+
 @_verb(positional=["campaign"], help={"campaign": _CAMPAIGN, "json": _JSON})
 def judge(c: Context, campaign: str = "", json: bool = False) -> None:
     """Attribute again from the stored events; no Docker needed."""
@@ -200,6 +233,22 @@ def clean(c: Context, dry: bool = False, json: bool = False) -> None:
 def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
     """Which machines are to be had here, what the probe will see, what spoils results."""
     _call("doctor", json=json, arguments={"fix": fix})
+
+
+@_verb(
+    positional=["what"],
+    help={
+        "what": "observe: detection, cost, perturbation, nothing missed",
+        "only": "parts, comma-separated: detection, missed, cost, perturbation",
+        "quick": "few repetitions: shows that it runs, decides little",
+        "json": _JSON,
+    },
+)
+def bench(
+    c: Context, what: str = "observe", only: str = "", quick: bool = False, json: bool = False
+) -> None:
+    """How well we watch, as ratios against what people do by hand."""
+    _call("bench", json=json, arguments={"what": what, "only": only, "quick": quick})
 
 
 @_verb(help={"fast": "only what needs no engine", "k": "as pytest -k"})

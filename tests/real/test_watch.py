@@ -1,0 +1,120 @@
+"""`watch` on containers that it did not make, on an engine that it did not start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness import engine, images
+from harness.machine.pen import Pen
+from harness.model.container import ImageSpec
+
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.real
+
+
+class Somebody:
+    """A person with an engine and containers; knows nothing of deathbench."""
+
+    def __init__(self, pen):
+        self.engine = engine.connect(pen.docker_host)
+        self.tag = images.ensure(self.engine, ImageSpec(rootfs="busybox"))
+
+    def run(self, name, *command, labels=None, **host):
+        body = {
+            "Image": self.tag,
+            "Cmd": list(command),
+            "Labels": labels or {},
+            "HostConfig": {"NetworkMode": "none", **host},
+        }
+        identity = self.engine.create(name, body).need("create")
+        self.engine.start(identity).need("start")
+        return identity
+
+
+class Watch:
+    """`watch --json` in a process of its own; its lines as they come."""
+
+    def __init__(self, pen, folder, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "harness.verbs", "watch", "--json", *arguments,
+             "--context", pen.docker_host],
+            env={**os.environ, "DEATHBENCH_ROOT": str(folder), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        assert "watching" in self.process.stderr.readline()
+
+    def death(self):
+        """The next death, as the verb prints it."""
+        alarm = threading.Timer(60, self.process.kill)
+        alarm.start()
+        try:
+            return json.loads(self.process.stdout.readline())
+        finally:
+            alarm.cancel()
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.communicate(timeout=30)
+        finally:
+            self.process.kill()
+        return self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def pen():
+    with Pen(memory=512 << 20) as started:
+        yield started
+
+
+def test_each_death_is_told_with_its_verdict_and_history(pen, tmp_path):
+    """A container that was there before and one that comes later; limit and kill told apart."""
+    somebody = Somebody(pen)
+    somebody.run("early", "sleep", "1000")
+    watch = Watch(pen, tmp_path, "--all")
+    somebody.run("hog", "tail", "/dev/zero", Memory=16 << 20, MemorySwap=16 << 20)
+    first = watch.death()
+    somebody.engine.kill("early").need("kill")
+    second = watch.death()
+    assert ("hog", "memory-limit-main") == (first["container"]["name"], first["verdict"]["cause"])
+    assert ("early", "docker-kill") == (second["container"]["name"], second["verdict"]["cause"])
+    assert Path(second["history"]).is_file()
+    assert 4 == watch.end()
+
+
+def test_only_whom_it_was_told_to_watch(pen, tmp_path):
+    """Of two containers that die, the one with the label is told."""
+    somebody = Somebody(pen)
+    watch = Watch(pen, tmp_path, "--label", "watched=yes")
+    somebody.run("other", "sh", "-c", "exit 3")
+    somebody.run("mine", "sh", "-c", "exit 4", labels={"watched": "yes"})
+    told = watch.death()
+    assert "mine" == told["container"]["name"]
+    assert "process-exit" == told["verdict"]["hypothesis"]
+    assert 4 == watch.end()
+
+
+def test_it_survives_the_engines_restart(pen, tmp_path):
+    """The engine goes and comes back: its victim is told, and so is a later death."""
+    somebody = Somebody(pen)
+    # Init: obeys the engine's SIGTERM at once, where `sleep` alone would take ten seconds.
+    somebody.run("victim", "sleep", "1000", Init=True)
+    watch = Watch(pen, tmp_path, "victim,later")
+    pen.daemon("dockerd", "restart")
+    first = watch.death()
+    assert ("victim", "daemon") == (
+        first["container"]["name"],
+        first["verdict"]["hypothesis"],
+    )
+    somebody.run("later", "sh", "-c", "exit 5")
+    assert "later" == watch.death()["container"]["name"]
+    assert 4 == watch.end()
