@@ -122,6 +122,10 @@ class _Cleaner:
             if not self.dry:
                 # The mounts went with the last process; the device follows by itself.
                 clock.wait_until(partial(_free, path), deadline=5, every=0.02)
+        for pair in things.get("moved", []):
+            aside, _, source = pair.partition("\0")
+            if os.path.lexists(aside):
+                self.go(f"{aside}: moved back to {source}", _give_back, aside, source)
         for url in things.get("engine", []):
             self.dead_engines.setdefault(url, []).append(record.name)
         self.go(f"{record.kind} {record.name} ({record.folder})", None)
@@ -217,6 +221,16 @@ class _Cleaner:
                 self.go(f"volume {name}", partial(_remove_volume, client), name)
         finally:
             client.close()
+
+
+def _give_back(aside: str, source: str) -> bool:
+    """What an injection put aside becomes the user's directory again; nothing is overwritten."""
+    if os.path.isdir(source) and not os.listdir(source):
+        os.rmdir(source)
+    if os.path.lexists(source):
+        return False
+    os.rename(aside, source)
+    return True
 
 
 def _remove_volume(client: Engine, name: str) -> bool:

@@ -168,3 +168,17 @@ def test_a_dead_owners_containers_on_a_foreign_engine(places):
         assert {"container ours", "network our-net"} <= set(found.removed) and not found.stuck
         assert [c["Names"] for c in client.ps().need("ps")] == [["/theirs"]]
         client.close()
+
+
+def test_a_users_directory_that_was_put_aside_comes_back(places, tmp_path):
+    """An injection took a bind's source away and its harness was killed: `clean` gives it back."""
+    aside, source = tmp_path / "work.deathbench-inject-1", tmp_path / "work"
+    aside.mkdir()
+    (aside / "file").write_text("the user's")
+    held = lease.take("inject", where=places)
+    held.owns(moved=f"{aside}\0{source}")
+    assert not leftovers.clean(where=places, engines=False).removed
+    held.abandon()
+    found = leftovers.clean(where=places, engines=False)
+    assert not found.stuck and any("moved back" in line for line in found.removed)
+    assert (source / "file").read_text() == "the user's"
