@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import clock
 from harness import events as e
+from harness.inject import Done, Injector
 from harness.lifecycle import Action, Happened, Phase, Plan, State, step
 from harness.model.verdicts import TrialRecord
 from harness.runner import steps
@@ -108,6 +109,13 @@ class Trial:
         self._before: str | None = None
         self._after: str | None = None
         self._storing = True
+        self._injector = Injector(
+            machine,
+            experiment.inject,
+            container_of=lambda name: self.stage.ids[name or MAIN],
+            labels=self.stage.labels,
+            tell=self._injected,
+        )
         self._waiting = False  # in the post-mortem: for the engine to notice the death
         self._notice: threading.Timer | None = None
 
@@ -264,6 +272,12 @@ class Trial:
         if phase not in {Phase.REMOUNT, Phase.OVERLAP}:
             self._store(e.Phase(**steps.now(), phase=phase.value, edge="begin"))
         self._ENTER[phase](self)
+        self._injector.phase(phase.value)
+
+    def _injected(self, done: Done) -> None:
+        """From the injection's own thread: kept with the trial, never evidence."""
+        common = {**steps.now(), "t": done.began}
+        self.inbox.put(e.Note(**common, what="inject", data=done.document()))
 
     def _begin_step(self, seconds: float, work: Callable[[Stage], Any]) -> None:
         self._deadline = clock.now() + int(seconds * clock.NS)
@@ -459,7 +473,14 @@ class Trial:
             self.kept = [self.stage.title(MAIN)]
             self._happened(Happened.DONE)
             return
-        self._begin_step(self.spec.experiment.deadlines.clean, steps.clean)
+
+        def clean(stage: Stage) -> None:
+            left = self._injector.finish()
+            steps.clean(stage)
+            if left:
+                raise StepFailed("; ".join(left))
+
+        self._begin_step(self.spec.experiment.deadlines.clean * 2, clean)
 
     _ENTER: dict[Phase, Callable[[Trial], None]] = {
         Phase.PREPARE: _prepare,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import clock, matrix, process, scale, spec, units
+from harness import clock, inject, matrix, process, scale, spec, units
 from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
 from harness.machine import choose
 from harness.report.progress import Progress
@@ -95,6 +95,7 @@ def execute(
         # A machine that can not be had is said before anything is written.
         for one in _machines(specs):
             choose.check(one)
+        _refuse_injections(specs)
         options.auto = choose.resolve("auto") if _any_auto(specs) else options.auto
         campaign = Campaign.create(loaded.matrix.name, frozen(loaded, seed, options))
     else:
@@ -150,6 +151,17 @@ def _judged_late(campaign: Campaign, record: Mapping[str, Any]) -> str:
 
 def _any_auto(specs: Sequence[TrialSpec]) -> bool:
     return any(s.machine.kind == "auto" for s in specs)
+
+
+def _refuse_injections(specs: Sequence[TrialSpec]) -> None:
+    """What must not be broken is not broken: said before anything starts."""
+    seen: set[tuple[object, str, bool]] = set()
+    for one in specs:
+        key = (one.experiment.inject, one.machine.kind, one.experiment.own)
+        if one.experiment.inject and key not in seen:
+            seen.add(key)
+            kind = choose.resolve(one.machine.kind)
+            inject.refuse(one.experiment.inject, kind=kind, own=one.experiment.own)
 
 
 def _machines(specs: Sequence[TrialSpec]) -> list[Any]:
