@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
+ALL_RAN = "all planned trials ran"
+
+
 class Planned(Protocol):
     """What is needed of a TrialSpec."""
 
@@ -181,7 +184,7 @@ class Schedule:
             if state.stopped is not None:
                 result[cell] = state.stopped
             elif cell not in running:
-                result[cell] = "all planned trials ran"
+                result[cell] = ALL_RAN
         return result
 
     @property

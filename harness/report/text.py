@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from harness.model.verdicts import Hypothesis
 from harness.report import words
+from harness.schedule import ALL_RAN
 
 if TYPE_CHECKING:
     from harness.report.table import Row, Table
@@ -45,13 +46,17 @@ def _width(text: str) -> int:
 
 
 def _title(table: Table) -> str:
-    where = ", ".join(
-        str(table.machine[key])
-        for key in ("kind", "engine", "kernel", "cgroup")
-        if table.machine.get(key)
+    named = {
+        "kind": "{}",
+        "engine": "Docker {}",
+        "kernel": "Linux {}",
+        "cgroup": "cgroup v{}",
+    }
+    where = " · ".join(
+        words.format(table.machine[key]) for key, words in named.items() if table.machine.get(key)
     )
     name = table.campaign or table.matrix or "table"
-    return f"{name} ({where})" if where else name
+    return f"{name}  {where}".rstrip()
 
 
 def _axes(table: Table) -> list[str]:
@@ -68,7 +73,8 @@ def interval(rate: Interval) -> str:
 
 def _grid(table: Table, hypotheses: list[Hypothesis], style: str) -> str:
     axes = _axes(table)
-    stopped = any(row.stopped_because for row in table.rows)
+    # Where every cell ran its planned trials, a column that says so says nothing.
+    stopped = any(row.stopped_because not in {None, ALL_RAN} for row in table.rows)
     # Dotted keys break over two lines: the page is narrow, and the group comes first anyway.
     split = style == "simple"
     head = [key.replace(".", ".\n", 1) if split else key for key in axes] or ["cell"]
