@@ -67,10 +67,14 @@ class ProbeSite:
             pidfiles       {"dockerd": path, "containerd": path}; kernel pids
             roots          directories whose file systems matter, as the probe sees them
             label          name stem of its tracefs instances
+            quote          python's arguments pass through a remote shell
+        patience: Seconds within which the probe must have said hello; an emulated machine
+            needs some ten only to read it.
     """
 
     python: tuple[str, ...]
     config: Mapping[str, Any]
+    patience: float = 15.0
 
 
 class Machine(Protocol):

@@ -300,6 +300,13 @@ class Vm:
             self._master.stop(grace=2)
             self._master = None
 
+    def keep(self) -> None:
+        """Leave it running when this process ends; `clean` removes it."""
+        pipe = self._qemu.pipe if self._qemu is not None else None
+        if self._lease is not None and pipe is not None:
+            self._lease.keep(pipe)
+            self._lease = self._qemu = self._master = None
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -369,6 +376,7 @@ class Vm:
                 "label": f"{LABEL}-{self.name}",
                 "quote": True,
             },
+            patience=90.0,
         )  # fmt: skip
 
     def root(

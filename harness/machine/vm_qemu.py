@@ -160,6 +160,12 @@ class Qemu:
     def alive(self) -> bool:
         return self._keeper is not None and self._keeper.alive
 
+    @property
+    def pipe(self) -> int | None:
+        """The descriptor whose end is QEMU's end."""
+        pipe = self._keeper.popen.stdin if self._keeper is not None else None
+        return None if pipe is None else pipe.fileno()
+
     def ask(self, what: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """One command of the monitor's language; what it returned.
 

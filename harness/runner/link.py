@@ -97,13 +97,16 @@ class ProbeLink:
 
     # --- beginning and end ---
 
-    def start(self, deadline: float = 15.0) -> None:
+    def start(self, deadline: float | None = None) -> None:
         """Start the probe and wait for its Hello and its first clock.
+
+        deadline: Seconds; None: what its site says.
 
         Raises:
             EnvironmentInvalid: it did not say hello in `deadline` seconds; the message has
                 its last words. Nothing is left running.
         """
+        deadline = self.site.patience if deadline is None else deadline
         end = clock.now() + int(deadline * clock.NS)
         self._leaving.clear()
         try:
