@@ -49,6 +49,16 @@ def clean(*, dry: bool = False, where: lease.Places | None = None, engines: bool
     return _Cleaner(where or lease.places(), dry=dry, engines=engines).all()
 
 
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    """Something of ours that perhaps nobody owns: how a lease would name it, and how it goes."""
+
+    what: str
+    owned_as: str
+    remove: Callable[[str], object]
+    argument: str
+
+
 class _Cleaner:
     def __init__(self, places: lease.Places, *, dry: bool, engines: bool) -> None:
         self.places, self.dry, self.engines = places, dry, engines
@@ -145,34 +155,36 @@ class _Cleaner:
 
     # --- without lease ---
 
-    def candidates(self) -> list[tuple[str, Callable[..., object], str]]:
-        """(name as a lease would have it, how it goes, its argument)."""
-        found: list[tuple[str, Callable[..., object], str]] = [
-            (f"cgroup /{name}", self.empty_cgroup, f"/{name}")
+    def candidates(self) -> list[_Orphan]:
+        found = [
+            _Orphan(f"cgroup /{name}", f"/{name}", self.empty_cgroup, f"/{name}")
             for name in self.cgroups.named(f"{LABEL}-")
         ]
-        found += [(f"file {p}", os.unlink, str(p)) for p in sorted(self.places.disk.glob("*.ext4"))]
+        files = sorted(str(path) for path in self.places.disk.glob("*.ext4"))
+        found += [_Orphan(f"file {path}", path, os.unlink, path) for path in files]
         for device, backing in _loops():
             path = backing.removesuffix(" (deleted)")
-            if not path.startswith(f"{self.places.disk}/") or _is_mounted(device):
-                continue
-            # Seen in the middle of going, or stuck? It goes in no time.
-            if not clock.wait_until(partial(_free, path), deadline=1, every=0.02):
-                found.append((f"loop device {device}", _detach, device))
-        found += [(f"tracing instance {name}", os.rmdir, path) for name, path in _traces()]
+            if path.startswith(f"{self.places.disk}/"):
+                found.append(_Orphan(f"loop device {device}", path, _detach, device))
+        for name, folder in _traces():
+            found.append(_Orphan(f"tracing instance {name}", folder, os.rmdir, folder))
         return found
 
-    def orphans(self, candidates: list[tuple[str, Callable[..., object], str]]) -> None:
+    def orphans(self, candidates: list[_Orphan]) -> None:
         owned = {x for record in self.living for names in record.things.values() for x in names}
-        for what, remove, argument in candidates:
-            if argument in owned or not os.path.lexists(self.place(argument)):
+        for one in candidates:
+            if one.owned_as in owned or not os.path.lexists(self.place(one.argument)):
                 continue
             # Somebody's with another state directory, perhaps: only what is empty is nobody's.
-            if what.startswith("cgroup ") and cgroups.processes(self.cgroups, argument):
+            if one.what.startswith("cgroup ") and cgroups.processes(self.cgroups, one.argument):
                 continue
-            if what.startswith("loop ") and _is_mounted(argument):
+            if one.what.startswith("loop ") and (
+                # Seen in the middle of going, or stuck? It goes in no time.
+                _is_mounted(one.argument)
+                or clock.wait_until(partial(_free, one.owned_as), deadline=1, every=0.02)
+            ):
                 continue
-            self.go(what, remove, argument)
+            self.go(one.what, one.remove, one.argument)
 
     def place(self, argument: str) -> str:
         if argument.startswith(f"/{LABEL}-"):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import LABEL, MachineFacts, ProbeSite, cgroups
+from harness.machine import LABEL, MachineFacts, ProbeSite, cgroups, leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,6 +94,8 @@ class Pen:
         """Up and answering, or EnvironmentInvalid and nothing left."""
         self.stop()
         refuse(self.limits, disk=self.asked_disk, inodes=self.inodes, places=self._places)
+        # What a killed run left holds memory and disk that this one is about to ask for.
+        leftovers.clean(where=self._places, engines=False)
         try:
             self._start(clock.now() + int(self.start_deadline * clock.NS))
         except BaseException:
