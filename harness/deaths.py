@@ -83,7 +83,11 @@ def runs(history: History, container: str) -> tuple[Run, ...]:
     starts: list[tuple[int, Main | None]] = [(m.begin, m) for m in history.mains_of(container)]
     unclaimed = list(starts)
     for seen in history.engine:
-        if seen.what.id == container and seen.what.type == "container" and seen.what.action == "start":
+        if (
+            seen.what.id == container
+            and seen.what.type == "container"
+            and seen.what.action == "start"
+        ):
             mine = [s for s in unclaimed if s[0] <= seen.at + ENGINE]
             if mine:
                 unclaimed.remove(mine[-1])
@@ -96,7 +100,8 @@ def runs(history: History, container: str) -> tuple[Run, ...]:
         starts = [(began, None)]
     ends = [s[0] for s in starts[1:]] + [None]
     return tuple(
-        Run(container, begin, until, main) for (begin, main), until in zip(starts, ends, strict=True)
+        Run(container, begin, until, main)
+        for (begin, main), until in zip(starts, ends, strict=True)
     )
 
 
@@ -120,8 +125,11 @@ def _ending(history: History, run: Run, limit: int | None) -> Ending | None:
     if die is not None:
         told.append((5, die.at, die.n, "docker", die))
     told += _looked(history, run)
-    failed = None if told else _not_started(history, run)
+    # runc's init is there for a moment even where the start fails: what became of it is
+    # the start's failure, and the engine's words say why.
+    failed = _not_started(history, run, told)
     if failed is not None:
+        told = [t for t in told if t[3] not in ("status", "docker")]
         told.append((8, failed.end or failed.begin, failed.answer_n or failed.n, "api", failed))
     if not told:
         told += _refusals(history, run)
@@ -132,14 +140,14 @@ def _ending(history: History, run: Run, limit: int | None) -> Ending | None:
     if limit is not None and at > limit:
         return None
     by = _planned(history, run.container, at, source)
-    status = _status(history, run.main, until) if run.main is not None else None
+    status = _status(history, run.main, until) if run.main is not None and not failed else None
     engine_code = die.what.exit_code if die is not None else _looked_code(history, run)
     return Ending(
         Death(
             container=run.container,
             at=at,
             at_source=source,
-            pid=run.main.pid if run.main is not None else None,
+            pid=run.main.pid if run.main is not None and not failed else None,
             wait_status=status,
             exit_code=engine_code if status is None else _code(status),
             signal=None if status is None else (status & 0x7F) or None,
@@ -160,7 +168,9 @@ def _code(status: int) -> int:
     return (status >> 8) & 0xFF if status & 0x7F == 0 else 128 + (status & 0x7F)
 
 
-def _kernel_ends(history: History, main: Main, until: int | None) -> list[tuple[int, int, int, str, Any]]:
+def _kernel_ends(
+    history: History, main: Main, until: int | None
+) -> list[tuple[int, int, int, str, Any]]:
     def mine(at: int) -> bool:
         # A pid is used again: the first end after this start is the one, before the next start.
         return at >= main.begin - KERNEL and (until is None or at <= until + KERNEL)
@@ -175,7 +185,12 @@ def _kernel_ends(history: History, main: Main, until: int | None) -> list[tuple[
             told.append((1 if d.what.by == "trace" else 3, d.at, d.n, d.what.by, d))
             break
     for p in history.procs:
-        if p.what.what == "exit" and p.what.pid == main.pid and p.what.tgid == main.pid and mine(p.at):
+        if (
+            p.what.what == "exit"
+            and p.what.pid == main.pid
+            and p.what.tgid == main.pid
+            and mine(p.at)
+        ):
             told.append((2, p.at, p.n, "proc", p))
             break
     for f in history.pidfds:
@@ -187,9 +202,12 @@ def _kernel_ends(history: History, main: Main, until: int | None) -> list[tuple[
 
 def _status(history: History, main: Main, until: int | None) -> int | None:
     for p in history.procs:
-        if p.what.what == "exit" and p.what.pid == p.what.tgid == main.pid and p.what.status is not None:
-            if p.at >= main.begin - KERNEL and (until is None or p.at <= until + KERNEL):
-                return p.what.status
+        if (
+            p.what.what == "exit"
+            and p.what.pid == p.what.tgid == main.pid
+            and p.what.status is not None
+        ) and p.at >= main.begin - KERNEL and (until is None or p.at <= until + KERNEL):
+            return p.what.status
     return None
 
 
@@ -198,7 +216,9 @@ def _die(history: History, run: Run) -> Seen[EngineFact] | None:
     for seen in history.engine:
         fact = seen.what
         if fact.id == run.container and fact.type == "container" and fact.action == "die":
-            if seen.at >= run.begin - ENGINE and (run.until is None or seen.at <= run.until + 2 * ENGINE):
+            if seen.at >= run.begin - ENGINE and (
+                run.until is None or seen.at <= run.until + 2 * ENGINE
+            ):
                 return seen
     return None
 
@@ -217,12 +237,16 @@ def _looked(history: History, run: Run) -> list[tuple[int, int, int, str, Any]]:
         if look.http == 404 and look.by == "inspect":
             return [(7, seen.at, seen.n, "status", seen)]
         if look.state is not None and look.state.status in _ENDED:
-            return [(6, _finished(history, look.state.finished, run, seen.at), seen.n, "status", seen)]
+            return [
+                (6, _finished(history, look.state.finished, run, seen.at), seen.n, "status", seen)
+            ]
     return []
 
 
 def _finished(history: History, wall: int | None, run: Run, seen: int) -> int:
-    offsets = [o for at, o in history.wall_offsets if at <= seen] or [o for _, o in history.wall_offsets]
+    offsets = [o for at, o in history.wall_offsets if at <= seen] or [
+        o for _, o in history.wall_offsets
+    ]
     if wall is None or not offsets:
         return seen
     at = wall + offsets[-1]
@@ -238,13 +262,23 @@ def _looked_code(history: History, run: Run) -> int | None:
     return None
 
 
-def _not_started(history: History, run: Run) -> Call | None:
+def _not_started(
+    history: History, run: Run, told: list[tuple[int, int, int, str, Any]]
+) -> Call | None:
     """Our start of it that the engine refused (a refusal has the engine's words and status)."""
     for call in history.calls:
         if call.container != run.container or call.call not in ("start", "restart", "run"):
             continue
         refused = call.http is not None and call.http >= 400
-        if refused and call.end is not None and run.main is None:
+        if not refused or call.end is None or not (run.main is None or call.covers(run.begin, ENGINE)):
+            continue
+        end = call.end + 5 * ENGINE
+        started = any(
+            s.what.id == run.container and s.what.action in ("start", "die") and call.begin <= s.at <= end
+            for s in history.engine
+        )
+        kernel = [t for t in told if t[3] not in ("status", "docker")]
+        if not started and all(t[1] <= end for t in kernel):
             return call
     return None
 
@@ -252,7 +286,11 @@ def _not_started(history: History, run: Run) -> Call | None:
 def _refusals(history: History, run: Run) -> list[tuple[int, int, int, str, Any]]:
     """An exec of ours that the engine refused because it is dead: the weakest witness."""
     for attempt in history.attempts:
-        if attempt.container == run.container and attempt.end is not None and attempt.begin >= run.begin:
+        if (
+            attempt.container == run.container
+            and attempt.end is not None
+            and attempt.begin >= run.begin
+        ):
             if run.until is not None and attempt.end > run.until:
                 break
             if refused_as_dead(attempt):
@@ -276,6 +314,8 @@ def _planned(history: History, container: str, at: int, source: str) -> Call | N
     slack = {"trace": KERNEL, "proc": ENGINE, "pidfd": 5 * ENGINE}.get(source, 200 * ENGINE)
     for call in history.calls:
         if call.planned and call.container == container and call.call in ENDING_CALLS:
-            if call.begin - min(slack, ENGINE) <= at and (call.end is None or at <= call.end + slack):
+            if call.begin - min(slack, ENGINE) <= at and (
+                call.end is None or at <= call.end + slack
+            ):
                 return call
     return None

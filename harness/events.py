@@ -89,8 +89,8 @@ class Gap(Event):
 class ClockReading(Event):
     """One bracketed reading of all clocks: ns. error is half the bracket's width.
 
-    wall − boot gives Docker's offset; mono − boot grows by suspends; tai_offset is
-    CLOCK_TAI − CLOCK_REALTIME; kmsg is what must be added to a kernel-log time stamp
+    wall - boot gives Docker's offset; mono - boot grows by suspends; tai_offset is
+    CLOCK_TAI - CLOCK_REALTIME; kmsg is what must be added to a kernel-log time stamp
     to get boottime (None: not calibrated).
     """
 
@@ -127,7 +127,7 @@ class Pong(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockLink(Event):
-    """By the harness: machine boottime − harness clock, ns, from a ping's round trip."""
+    """By the harness: machine boottime - harness clock, ns, from a ping's round trip."""
 
     kind: ClassVar[str] = "clock-link"
     offset: int

@@ -27,19 +27,41 @@ def memory_limit_main():
 
 
 def memory_limit_child():
-    return Story().run().oom(1000, CHILD).exits(1004, CHILD, 9).ends(1006, 0x100).over(code=1, oom=True)
+    return (
+        Story()
+        .run()
+        .oom(1000, CHILD)
+        .exits(1004, CHILD, 9)
+        .ends(1006, 0x100)
+        .over(code=1, oom=True)
+    )
 
 
 def memory_limit_child_passed_on():
-    return Story().run().oom(1000, CHILD).exits(1004, CHILD, 9).ends(1006, 0x8900).over(code=137, oom=True)
+    return (
+        Story()
+        .run()
+        .oom(1000, CHILD)
+        .exits(1004, CHILD, 9)
+        .ends(1006, 0x8900)
+        .over(code=137, oom=True)
+    )
 
 
 def vm_oom_pen():
-    return Story(limit=None).run().oom(1000, MAIN, limit=MACHINE).ends(1008, 9).over(code=137, oom=True)
+    return (
+        Story(limit=None)
+        .run()
+        .oom(1000, MAIN, limit=MACHINE)
+        .ends(1008, 9)
+        .over(code=137, oom=True)
+    )
 
 
 def vm_oom_global():
-    return Story(limit=None).run().oom(1000, MAIN, whole=True).ends(1008, 9).over(code=137, oom=True)
+    return (
+        Story(limit=None).run().oom(1000, MAIN, whole=True).ends(1008, 9).over(code=137, oom=True)
+    )
 
 
 def parent_cgroup():
@@ -56,12 +78,24 @@ def exit_one():
 
 
 def docker_kill():
-    return (Story().run().sender_engine(1000, 9).docker(1002, "kill", signal=9).ends(1000.3, 9).over(code=137))
+    return (
+        Story()
+        .run()
+        .sender_engine(1000, 9)
+        .docker(1002, "kill", signal=9)
+        .ends(1000.3, 9)
+        .over(code=137)
+    )
 
 
 def docker_kill_after_old_child_oom():
     s = Story().run().oom(1000, CHILD).exits(1004, CHILD, 9)
-    return s.sender_engine(2000, 9).docker(2002, "kill", signal=9).ends(2000.3, 9).over(code=137, oom=True)
+    return (
+        s.sender_engine(2000, 9)
+        .docker(2002, "kill", signal=9)
+        .ends(2000.3, 9)
+        .over(code=137, oom=True)
+    )
 
 
 def docker_stop_obeyed():
@@ -76,11 +110,24 @@ def docker_stop_forced():
 
 
 def docker_rm():
+    return docker_kill_or_rm().harness(
+        1060, e.Status, label="death", container=C, by="inspect", state={"Status": "removing"}
+    )
+
+
+def docker_kill_or_rm():
     s = Story().run()
-    s.container_is(80, C, auto_remove=False)
     s.sender_engine(1000, 9).docker(1002, "kill", signal=9).ends(1000.3, 9).docker(1090, "destroy")
-    return s.harness(9005, e.Status, label="post-mortem", container=C, by="inspect", state=None, http=404,
-                     error="No such container: x").harness(9010, e.Phase, phase="clean", edge="begin")
+    return s.harness(
+        9005,
+        e.Status,
+        label="post-mortem",
+        container=C,
+        by="inspect",
+        state=None,
+        http=404,
+        error="No such container: x",
+    ).harness(9010, e.Phase, phase="clean", edge="begin")
 
 
 def docker_restart():
@@ -112,60 +159,121 @@ def inside_signal():
 
 def dockerd_restart():
     s = Story().run()
-    s.say(1000, e.DaemonLog, source="daemon-log", daemon="dockerd",
-          text='time="x" level=info msg="Processing signal \'terminated\'"')
+    s.say(
+        1000,
+        e.DaemonLog,
+        source="daemon-log",
+        daemon="dockerd",
+        text='time="x" level=info msg="Processing signal \'terminated\'"',
+    )
     s.sender_engine(1010, 15, res=1).docker(1012, "kill", signal=15)
     s.sender_engine(11010, 9).docker(11013, "kill", signal=9).ends(11010.3, 9).docker(11090, "stop")
-    s.say(11100, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Daemon shutdown complete"')
+    s.say(
+        11100,
+        e.DaemonLog,
+        source="daemon-log",
+        daemon="dockerd",
+        text='level=info msg="Daemon shutdown complete"',
+    )
     s.daemon(11120, "dockerd", DOCKERD, "gone")
     s.gap("docker", 11120, None, "the engine went")
     return s.over(14000, code=137)
 
 
 def dockerd_crash():
-    s = Story().run().daemon(1000, "dockerd", DOCKERD, "gone", status=9).gap("docker", 1000, 14000, "the engine went")
+    s = (
+        Story()
+        .run()
+        .daemon(1000, "dockerd", DOCKERD, "gone", status=9)
+        .gap("docker", 1000, 14000, "the engine went")
+    )
     s.daemon(3000, "dockerd", 7100)
-    s.say(3010, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Starting up"')
-    s.say(3200, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Loading containers: start."')
+    s.say(
+        3010,
+        e.DaemonLog,
+        source="daemon-log",
+        daemon="dockerd",
+        text='level=info msg="Starting up"',
+    )
+    s.say(
+        3200,
+        e.DaemonLog,
+        source="daemon-log",
+        daemon="dockerd",
+        text='level=info msg="Loading containers: start."',
+    )
     s.sender_engine(3300, 15, res=1).sender_engine(13300, 9).ends(13300.3, 9, die=False)
     return s.over(16000, code=137)
 
 
 def vm_oom_daemon():
     s = Story().run()
-    s.victim(999, DOCKERD).oom_lines(999.5, DOCKERD, whole=True, home=f"{MACHINE}/init", comm="dockerd")
-    s.daemon(1000, "dockerd", DOCKERD, "gone", status=9).gap("docker", 1000, 14000, "the engine went")
+    s.victim(999, DOCKERD).oom_lines(
+        999.5, DOCKERD, whole=True, home=f"{MACHINE}/init", comm="dockerd"
+    )
+    s.daemon(1000, "dockerd", DOCKERD, "gone", status=9).gap(
+        "docker", 1000, 14000, "the engine went"
+    )
     s.daemon(3000, "dockerd", 7100)
-    s.say(3010, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Starting up"')
-    s.say(3200, e.DaemonLog, source="daemon-log", daemon="dockerd", text='level=info msg="Loading containers: start."')
+    s.say(
+        3010,
+        e.DaemonLog,
+        source="daemon-log",
+        daemon="dockerd",
+        text='level=info msg="Starting up"',
+    )
+    s.say(
+        3200,
+        e.DaemonLog,
+        source="daemon-log",
+        daemon="dockerd",
+        text='level=info msg="Loading containers: start."',
+    )
     return s.sender_engine(13300, 9).ends(13300.3, 9, die=False).over(16000, code=137)
 
 
 def shim_killed():
     s = Story().run().signal(1000, 9, SHIM, sender=8000, comm="sh", place="host", container=None)
     s.exits(1000.2, SHIM, 9, ppid=1).daemon(1001, "shim", SHIM, "gone", container=C)
-    s.sender_engine(1020, 9, sender=5200).ends(1020.2, 9, die=False).docker(1070, "die", exitCode=255)
+    s.sender_engine(1020, 9, sender=5200).ends(1020.2, 9, die=False).docker(
+        1070, "die", exitCode=255
+    )
     return s.over(code=137)
 
 
 def cgroup_kill():
-    s = Story().run().signal(1000, 9, MAIN, sender=8000, comm="sh", grp=0, place="host").ends(1000.2, 9)
+    s = (
+        Story()
+        .run()
+        .signal(1000, 9, MAIN, sender=8000, comm="sh", grp=0, place="host")
+        .ends(1000.2, 9)
+    )
     return s.over(code=137)
 
 
 def pids_limit():
-    s = Story().run().kernel(1000, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{C}")
+    s = (
+        Story()
+        .run()
+        .kernel(1000, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{C}")
+    )
     return s.cgroup(1050, {"pids.events": "max 1"}).ends(1003, 0x200).over(code=2)
 
 
 def segv():
     s = Story().run().signal(1000, 11, MAIN, sender=MAIN, comm="segv", code=1)
-    return s.kernel(1000.2, f"segv[{MAIN}]: segfault at 0 ip 0 sp 0 error 6 in segv[4000+1]").ends(1000.9, 0x8B & 0x7F | 0x80).over(code=139)
+    return (
+        s.kernel(1000.2, f"segv[{MAIN}]: segfault at 0 ip 0 sp 0 error 6 in segv[4000+1]")
+        .ends(1000.9, 0x8B & 0x7F | 0x80)
+        .over(code=139)
+    )
 
 
 def child_crash():
     s = Story().run().signal(1000, 11, CHILD, sender=CHILD, comm="segv", code=1)
-    s.kernel(1000.2, f"segv[{CHILD}]: segfault at 0 ip 0 sp 0 error 6 in segv[4000+1]").exits(1001, CHILD, 0x8B)
+    s.kernel(1000.2, f"segv[{CHILD}]: segfault at 0 ip 0 sp 0 error 6 in segv[4000+1]").exits(
+        1001, CHILD, 0x8B
+    )
     return s.ends(1003, 0x8B00).over(code=139)
 
 
@@ -180,27 +288,55 @@ def cpu_rlimit():
 
 
 def disk_full():
-    s = Story().run().say(900, e.MachineSample, source="machine", memory={}, load=[], processes=3, pressure={},
-                          disks={"/data": {"total": 1 << 30, "free": 0, "inodes": 10, "inodes_free": 5}})
+    s = (
+        Story()
+        .run()
+        .say(
+            900,
+            e.MachineSample,
+            source="machine",
+            memory={},
+            load=[],
+            processes=3,
+            pressure={},
+            disks={"/data": {"total": 1 << 30, "free": 0, "inodes": 10, "inodes_free": 5}},
+        )
+    )
     return s.ends(1000, 0x100).over(code=1)
 
 
 def mount_readonly():
     s = Story().run()
-    s.say(900, e.MountChange, source="mounts", container=C,
-          removed=["31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"],
-          added=["31 30 8:1 /src /work ro,relatime - ext4 /dev/loop0 rw"])
+    s.say(
+        900,
+        e.MountChange,
+        source="mounts",
+        container=C,
+        removed=["31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"],
+        added=["31 30 8:1 /src /work ro,relatime - ext4 /dev/loop0 rw"],
+    )
     return s.ends(1000, 0x100).over(code=1)
 
 
 def start_refused():
     s = Story()
     s.harness(10, e.ApiCall, call="start", container=C, edge="request")
-    s.harness(60, e.ApiCall, call="start", container=C, edge="answer", http=400,
-              error='failed to create shim task: OCI runtime create failed: runc create failed: unable to start container '
-                    'process: exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory: unknown')
+    s.harness(
+        60,
+        e.ApiCall,
+        call="start",
+        container=C,
+        edge="answer",
+        http=400,
+        error="failed to create shim task: OCI runtime create failed: runc create failed: unable to start container "
+        'process: exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory: unknown',
+    )
     s.pre_task(100, exit_code=None, http=409, error=f"container {C} is not running")
-    return s.over(status="created", code=127, error='exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory: unknown')
+    return s.over(
+        status="created",
+        code=127,
+        error='exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory: unknown',
+    )
 
 
 def race():
@@ -229,6 +365,7 @@ STORIES = {
     "docker-stop": (docker_stop_obeyed, "docker-stop", ("docker-stop", "main-exited")),
     "docker-stop-forced": (docker_stop_forced, "docker-stop", ("docker-stop", "grace-expired", "main-killed")),
     "docker-rm": (docker_rm, "docker-rm", ("docker-rm", "main-killed")),
+    "docker-kill-or-rm": (docker_kill_or_rm, "docker-api", ("docker-api", "main-killed")),
     "docker-restart": (docker_restart, "docker-restart", ("docker-restart", "main-exited")),
     "host-kill": (host_kill, "host-kill", ("host-kill", "main-killed")),
     "host-term": (host_term_handled, "host-kill", ("host-kill", "main-exited")),
@@ -268,3 +405,119 @@ def test_a_death_seen_by_all_sources_is_decided_for_certain(name):
     assert verdict.hypothesis is CAUSES[cause].hypothesis
     assert len(verdict.cites) >= 2
     assert C[:12] in verdict.sentence
+
+
+# --- what the sources owe ------------------------------------------------------------
+
+
+def broader(cause):
+    """The cause itself and what may be said in its place when less was seen."""
+    return {cause, "unknown", CAUSES[cause].broader or cause}
+
+
+RANK = {Certainty.UNKNOWN: 0, Certainty.LIKELY: 1, Certainty.CERTAIN: 2}
+
+
+def weaker(full, less, where):
+    """`less` was judged with less evidence than `full`: it may say less, never something else."""
+    if less.outcome is not Outcome.DIED:
+        return
+    allowed = broader(full.verdict.cause) | set(full.verdict.path)
+    assert less.verdict.cause in allowed, (where, full.verdict.cause, less.verdict)
+    if less.verdict.cause != "unknown":
+        assert RANK[less.verdict.certainty] <= RANK[full.verdict.certainty], (where, less.verdict)
+
+
+def without(events, source):
+    """The same trial where this source was never there."""
+    names = {"trace": ("trace", "sender", "death", "main"), "docker": ("docker",)}.get(source, (source,))
+    return [
+        x
+        for x in events
+        if x.source not in names and not (isinstance(x, e.SourceState) and x.name == source)
+    ]
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_one_event_less_never_makes_another_verdict(name):
+    """Whatever single event is lost without a word, the verdict stays, weakens, or is unknown."""
+    events = STORIES[name][0]().events
+    full = judge(build(events))
+    for i, lost in enumerate(events):
+        if isinstance(lost, e.ContainerRef | e.ApiCall | e.Hello | e.Phase | e.Exec):
+            continue  # the harness's own words: it does not lose those
+        weaker(full, judge(build(events[:i] + events[i + 1 :])), lost)
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if s != "machine"])
+@pytest.mark.parametrize("name", STORIES)
+def test_a_source_less_never_makes_another_verdict(name, source):
+    """A source that was never there makes a verdict weaker or unknown, never another one."""
+    events = STORIES[name][0]().events
+    weaker(judge(build(events)), judge(build(without(events, source))), source)
+
+
+@pytest.mark.parametrize("source", ["trace", "kernel", "docker", "proc", "probe"])
+@pytest.mark.parametrize("name", STORIES)
+def test_a_gap_never_makes_another_verdict(name, source):
+    """A source that was blind and said so makes a verdict weaker or unknown, never another one."""
+    story = STORIES[name][0]()
+    full = judge(build(story.events))
+    names = {"trace": ("trace", "sender"), "probe": SOURCES + ("sender", "main", "death")}.get(source, (source,))
+    for begin, end in ((900, 20000), (995, 1010), (0, 20000)):
+        kept = [
+            x
+            for x in story.events
+            if x.source not in names or not BASE + begin * 10**6 <= x.t <= BASE + end * 10**6
+        ]
+        gap = Story(sources=()).gap(source, begin, end).events[-1]
+        weaker(full, judge(build([*kept, gap])), (source, begin, end))
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_arrival_order_does_not_matter(name):
+    """The same events in another order of arrival give the same judgement."""
+    events = [e.numbered(x, n) for n, x in enumerate(STORIES[name][0]().events, 1)]
+    first = judge(build(events))
+    mixed = list(events)
+    random.Random(name).shuffle(mixed)
+    assert judge(build(mixed)) == first
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_other_containers_change_nothing(name):
+    """Deaths, kills and OOMs of a neighbour leave the verdict and its certainty as they are."""
+    story = STORIES[name][0]()
+    full = judge(build(story.events))
+    noise = Story(sources=SOURCES).container_is(3, OTHER, role="neighbour").run(12, container=OTHER, pid=6000, shim=5900)
+    noise.signal(990, 9, 6000, sender=8100, comm="sh", place="host", container=OTHER).ends(990.3, 9, pid=6000, container=OTHER, shim=5900)
+    noise.docker(992, "kill", container=OTHER, signal=9).docker(995, "oom", container=OTHER)
+    noise.oom_lines(996, 6001, home=f"{MACHINE}/docker/{OTHER}").victim(996, 6001)
+    noise.kernel(997, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{OTHER}")
+    known = {id(x) for x in Story().events}
+    other = [x for x in noise.events if isinstance(x, e.ContainerRef) and x.container == OTHER or _about_other(x)]
+    assert known and len(other) > 10
+    judged_now = judge(build([*story.events, *other]))
+    assert judged_now.outcome is full.outcome
+    assert (judged_now.verdict.cause, judged_now.verdict.certainty) == (full.verdict.cause, full.verdict.certainty)
+
+
+def _about_other(event):
+    text = e.encode(event)
+    return OTHER in text or "6000" in text or "6001" in text
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_only_existing_events_are_cited(name):
+    """Every citation is the number of an event of the history, and of one about this death."""
+    events = STORIES[name][0]().events
+    verdict = judge(build(events)).verdict
+    assert set(verdict.cites) <= set(range(1, len(events) + 1))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(sorted(STORIES)), st.randoms(use_true_random=False))
+def test_any_part_of_a_history_is_judged_without_an_exception(name, rng):
+    """Whatever part of the events is there, there is a judgement."""
+    events = [x for x in STORIES[name][0]().events if rng.random() < 0.7]
+    assert judge(build(events)).outcome in Outcome

@@ -13,7 +13,7 @@ from harness.attribution.senders import place
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import KERNEL
 from harness.parse import container_of
-from harness.parse.cgroup import parse_pressure
+from harness.parse.cgroup import parse_limit, parse_number, parse_pressure
 from harness.parse.kernel import Crash, ForkRejected, SeccompKill, StorageError
 from harness.parse.mountinfo import parse_mount
 from harness.parse.trace import DELIVERED, SI_KERNEL
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.attribution.case import Case
-    from harness.events import ProcEvent
+    from harness.events import MountChange, ProcEvent
     from harness.history import Seen
     from harness.parse.mountinfo import Mount
     from harness.parse.trace import Signal
@@ -47,7 +47,11 @@ def left(case: Case) -> Clues:
         if status is not None and p.n in case.ending.witnesses and p.what.status == status:
             return (Clue(p.n, "proc", f"the main process left with status {case.left_with}"),)
     die = case.ending.die
-    return () if die is None else (Clue(die.n, "docker", f"the engine says exit code {case.left_with}"),)
+    return (
+        ()
+        if die is None
+        else (Clue(die.n, "docker", f"the engine says exit code {case.left_with}"),)
+    )
 
 
 def left_with_zero(case: Case) -> Clues:
@@ -87,7 +91,9 @@ def fault(case: Case) -> Clues:
     clues = [
         Clue(s.n, "kernel", f"the kernel log has its fault ({getattr(s.what, 'what', 'seccomp')})")
         for s in case.history.kernel
-        if isinstance(s.what, Crash | SeccompKill) and s.what.pid == main.pid and abs(s.at - case.at) <= 2 * SHORTLY
+        if isinstance(s.what, Crash | SeccompKill)
+        and s.what.pid == main.pid
+        and abs(s.at - case.at) <= 2 * SHORTLY
     ]
     clues += [
         Clue(s.n, "trace", f"it raised signal {s.what.sig} itself")
@@ -124,7 +130,9 @@ def child_crashed(case: Case) -> Clues:
     return tuple(
         Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {code - 128}")
         for p in children(case)
-        if p.what.status is not None and p.what.status & 0x7F == code - 128 and not _sent(case, p.what.pid, code - 128)
+        if p.what.status is not None
+        and p.what.status & 0x7F == code - 128
+        and not _sent(case, p.what.pid, code - 128)
     )
 
 
@@ -143,12 +151,16 @@ def child_fault(case: Case) -> Clues:
     clues = [
         Clue(s.n, "kernel", f"the kernel log has the fault of process {s.what.pid}")
         for s in case.history.kernel
-        if isinstance(s.what, Crash | SeccompKill) and s.what.pid in pids and abs(s.at - case.at) <= 2 * SHORTLY
+        if isinstance(s.what, Crash | SeccompKill)
+        and s.what.pid in pids
+        and abs(s.at - case.at) <= 2 * SHORTLY
     ]
     return tuple(clues) + tuple(
         Clue(s.n, "trace", f"process {s.what.pid} raised signal {s.what.sig} itself")
         for s in case.history.signals
-        if s.what.pid in pids and s.what.sig in CORE and (s.what.code > 0 or s.what.sender == s.what.pid)
+        if s.what.pid in pids
+        and s.what.sig in CORE
+        and (s.what.code > 0 or s.what.sender == s.what.pid)
     )
 
 
@@ -157,20 +169,41 @@ def _child_signals(case: Case) -> Iterator[Seen[Signal]]:
     code = case.left_with
     if case.main is None or code is None or code == 0:
         return
-    dead = {p.what.pid: p for p in children(case) if p.what.status is not None and p.what.status & 0x7F}
+    dead = {
+        p.what.pid: p for p in children(case) if p.what.status is not None and p.what.status & 0x7F
+    }
     for s in case.history.signals:
         child = dead.get(s.what.pid)
         if child is None or s.what.result != DELIVERED or not case.at - SHORTLY <= s.at <= case.at:
             continue
-        if child.what.status is not None and child.what.status & 0x7F == s.what.sig and code == 128 + s.what.sig:
+        if (
+            child.what.status is not None
+            and child.what.status & 0x7F == s.what.sig
+            and code == 128 + s.what.sig
+        ):
             yield s
 
 
 def _child_killed(case: Case, *places: str) -> Clues:
     for s in _child_signals(case):
-        if s.what.code <= 0 and case.main is not None and s.what.sender != case.main.pid and place(case, s) in places:
-            clues = [Clue(s.n, "trace", f"process {s.what.sender} sent its child {s.what.pid} signal {s.what.sig}")]
-            clues += [Clue(p.n, "proc", f"its child {s.what.pid} was killed by signal {s.what.sig}") for p in children(case) if p.what.pid == s.what.pid]
+        if (
+            s.what.code <= 0
+            and case.main is not None
+            and s.what.sender not in (case.main.pid, s.what.pid)
+            and place(case, s) in places
+        ):
+            clues = [
+                Clue(
+                    s.n,
+                    "trace",
+                    f"process {s.what.sender} sent its child {s.what.pid} signal {s.what.sig}",
+                )
+            ]
+            clues += [
+                Clue(p.n, "proc", f"its child {s.what.pid} was killed by signal {s.what.sig}")
+                for p in children(case)
+                if p.what.pid == s.what.pid
+            ]
             return tuple(clues)
     return ()
 
@@ -190,7 +223,9 @@ def any_child_killed(case: Case) -> Clues:
     return tuple(
         Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {p.what.status & 0x7F}")
         for p in children(case)
-        if p.what.status is not None and p.what.status & 0x7F and case.left_with == 128 + (p.what.status & 0x7F)
+        if p.what.status is not None
+        and p.what.status & 0x7F
+        and case.left_with == 128 + (p.what.status & 0x7F)
     )
 
 
@@ -202,7 +237,9 @@ def cpu_limit(case: Case) -> Clues:
     clues = [
         Clue(s.n, "trace", "the kernel raised SIGXCPU: its CPU time is used up")
         for s in case.history.signals
-        if s.what.sig == 24 and s.what.code == SI_KERNEL and case.begin <= s.at <= case.at + KERNEL
+        if s.what.sig == 24
+        and s.what.code == SI_KERNEL
+        and case.begin <= s.at <= case.at + KERNEL
         and (s.what.pid == main.pid or any(p.what.pid == s.what.pid for p in children(case)))
     ]
     return tuple(clues[-2:])
@@ -213,8 +250,17 @@ def timer_kill(case: Case) -> Clues:
     main, blow = case.main, case.blow
     if main is None:
         return ()
-    if blow is not None and blow.what.code == SI_KERNEL and blow.what.sig in (9, 24) and blow.what.sender == main.pid:
-        return (Clue(blow.n, "trace", f"the kernel raised signal {blow.what.sig} in the process itself"),)
+    if (
+        blow is not None
+        and blow.what.code == SI_KERNEL
+        and blow.what.sig in (9, 24)
+        and blow.what.sender == main.pid
+    ):
+        return (
+            Clue(
+                blow.n, "trace", f"the kernel raised signal {blow.what.sig} in the process itself"
+            ),
+        )
     return tuple(
         Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal 24")
         for p in children(case)
@@ -253,7 +299,9 @@ def disk_full(case: Case) -> Clues:
     for s in case.history.machine:
         if case.at - 5 * 10**9 <= s.at <= case.at + 10**9:
             for where, disk in sorted(s.what.disks.items()):
-                if disk.get("total", 0) > 0 and disk.get("free", FULL) < min(FULL, disk["total"] // 50):
+                if disk.get("total", 0) > 0 and disk.get("free", FULL) < min(
+                    FULL, disk["total"] // 50
+                ):
                     clues.append(Clue(s.n, "machine", f"{where} had {disk['free']} bytes left"))
                 elif disk.get("inodes", 0) > 0 and disk.get("inodes_free", 1) == 0:
                     clues.append(Clue(s.n, "machine", f"{where} had no inodes left"))
@@ -289,11 +337,19 @@ def tmpfs_full(case: Case) -> Clues:
     if case.cgroup is None:
         return ()
     sizes = [m.size for m in _mounted(case) if m.fstype == "tmpfs" and m.size and "rw" in m.options]
-    held = [s for f, k in (("memory.stat", "shmem"), ("memory.stat", "total_shmem")) for s in case.counter(case.cgroup, f, k)]
+    held = [
+        s
+        for f, k in (("memory.stat", "shmem"), ("memory.stat", "total_shmem"))
+        for s in case.counter(case.cgroup, f, k)
+    ]
     for s in reversed(held):
         if case.at - 2 * SHORTLY <= s.at <= case.at + SHORTLY:
             for size in sizes:
-                if 0 <= size - s.what < 1 << 18 or (size - s.what) * 50 < size and s.what <= size * 2:
+                if (
+                    0 <= size - s.what < 1 << 18
+                    or ((size - s.what) * 50 < size
+                    and s.what <= size * 2)
+                ):
                     return (Clue(s.n, "cgroup", f"its tmpfs files hold {s.what} of {size} bytes"),)
     return ()
 
@@ -311,7 +367,9 @@ def _mounted(case: Case) -> list[Mount]:
     return list(lines.values())
 
 
-def _changes(case: Case, begin: int, end: int) -> Iterator[tuple[Seen[object], list[Mount], list[Mount]]]:
+def _changes(
+    case: Case, begin: int, end: int
+) -> Iterator[tuple[Seen[MountChange], list[Mount], list[Mount]]]:
     first = True
     for s in case.history.mounts:
         if s.what.container != case.container:
@@ -344,6 +402,19 @@ def lost_mount(case: Case) -> Clues:
     )
 
 
+def own_mount_change(case: Case) -> Clues:
+    """the harness itself was changing its mounts in place, or had just done so"""
+    clues = []
+    for span in case.history.spans:
+        if span.phase not in ("remount", "overlap"):
+            continue
+        end = span.end if span.end is not None else case.at
+        stops = [c for c in case.history.calls if c.planned and span.begin <= c.begin <= end]
+        if not stops and span.begin <= case.at <= end + SHORTLY:
+            clues.append(Clue(span.n, "harness", "the harness was changing its mounts in place"))
+    return tuple(clues)
+
+
 def source_deleted(case: Case) -> Clues:
     """the source of one of its mounts had just been deleted"""
     return tuple(
@@ -361,7 +432,9 @@ def lost_interface(case: Case) -> Clues:
         for s in case.history.networks
         if s.what.container == case.container
         and case.at - 2 * SHORTLY <= s.at <= case.at
-        and any(not name.startswith("route ") and name not in s.what.added for name in s.what.removed)
+        and any(
+            not name.startswith("route ") and name not in s.what.added for name in s.what.removed
+        )
     )
 
 
@@ -376,11 +449,22 @@ def storage_error(case: Case) -> Clues:
 
 def pressed(case: Case) -> Clues:
     """the machine's memory was short"""
+    if case.machine_cgroup is not None:
+        # A machine that is a cgroup: the kernel's own numbers are the whole host's.
+        for used, limit in (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes")):
+            now, most = case.text(case.machine_cgroup, used), case.text(case.machine_cgroup, limit)
+            if now is not None and most is not None:
+                size, room = parse_number(now.what), parse_limit(most.what)
+                if size is not None and room and size * 10 > room * 9:
+                    return (Clue(now.n, "cgroup", "the machine's memory was short"),)
+        return ()
     for s in reversed(case.history.machine):
         if case.at - 12 * 10**9 <= s.at <= case.at + 10**9:
             full = parse_pressure(s.what.pressure.get("memory", "")).get("full")
             total, there = s.what.memory.get("MemTotal", 0), s.what.memory.get("MemAvailable")
-            if (full is not None and full.avg10 > 0) or (total and there is not None and there * 10 < total):
+            if (full is not None and full.avg10 > 0) or (
+                total and there is not None and there * 10 < total
+            ):
                 return (Clue(s.n, "machine", "the machine's memory was short"),)
     return ()
 

@@ -6,10 +6,13 @@ main process; containers are ids; names are for people.
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from harness.deaths import trial_end
 from harness.history.clock import ENGINE, KERNEL
+from harness.history.model import Seen
 from harness.parse import container_of
 from harness.parse.cgroup import parse_counters
 from harness.parse.trace import DELIVERED
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.deaths import Ending
     from harness.events import SignalSender
-    from harness.history import Call, Container, History, Main, Seen
+    from harness.history import Call, Container, History, Main
     from harness.parse.docker import EngineFact
     from harness.parse.trace import Signal
 
@@ -53,7 +56,9 @@ class Case:
     @cached_property
     def exact(self) -> int:
         """How exactly the time of the end is known: kernel, engine, or by a look."""
-        return {"trace": KERNEL, "proc": 20_000_000, "pidfd": 50_000_000}.get(self.death.at_source, 100_000_000)
+        return {"trace": KERNEL, "proc": 20_000_000, "pidfd": 50_000_000}.get(
+            self.death.at_source, 100_000_000
+        )
 
     @cached_property
     def ref(self) -> Container | None:
@@ -76,7 +81,12 @@ class Case:
         if self.death.wait_status is not None:
             return None if self.death.wait_status & 0x7F else self.death.wait_status >> 8 & 0xFF
         code = self.death.exit_code
-        if code is not None and 0 <= code < 128 and not self.ending.never_ran and self.ending.die is not None:
+        if (
+            code is not None
+            and 0 <= code < 128
+            and not self.ending.never_ran
+            and self.ending.die is not None
+        ):
             return code
         return None
 
@@ -90,7 +100,9 @@ class Case:
             return ()
         end = self.at + max(KERNEL, self.exact)
         return tuple(
-            s for s in self.history.signals if s.what.pid == main.pid and main.begin - KERNEL <= s.at <= end
+            s
+            for s in self.history.signals
+            if s.what.pid == main.pid and main.begin - KERNEL <= s.at <= end
         )
 
     @cached_property
@@ -115,7 +127,11 @@ class Case:
         """What the probe saw of the sender of this signal."""
         best = None
         for s in self.history.senders:
-            if s.what.to == signal.what.pid and s.what.signal == signal.what.sig and abs(s.at - signal.at) <= 5_000_000:
+            if (
+                s.what.to == signal.what.pid
+                and s.what.signal == signal.what.sig
+                and abs(s.at - signal.at) <= 5_000_000
+            ):
                 if s.what.pid == signal.what.sender:
                     return s
                 best = best or (s if s.at == signal.at else None)
@@ -144,8 +160,13 @@ class Case:
         return None
 
     def foreign(self, *actions: str) -> tuple[Seen[EngineFact], ...]:
-        """The same as `engine`, without what our own requests explain."""
-        return tuple(s for s in self.engine(*actions) if self.own_call(s.at) is None)
+        """The same as `engine`, without what our own requests explain and our own clean-up."""
+        limit = trial_end(self.history)
+        return tuple(
+            s
+            for s in self.engine(*actions)
+            if self.own_call(s.at) is None and (limit is None or s.at < limit)
+        )
 
     # --- cgroups ---
 
@@ -167,7 +188,7 @@ class Case:
     def rises(self, path: str, file: str, key: str, begin: int, end: int) -> Seen[int] | None:
         """The first sample within [begin, end] that shows more than the one before it."""
         series = self.counter(path, file, key)
-        for old, new in zip(series, series[1:], strict=False):
+        for old, new in itertools.pairwise(series):
             if new.what > old.what and begin <= new.at <= end:
                 return new
         return None
@@ -176,7 +197,7 @@ class Case:
         """The last that was read of a cgroup's file before the end."""
         found = None
         for seen in self.history.files:
-            if seen.what.path == path and file in seen.what.files and seen.at <= self.at + 10**9:
+            if seen.what.path == path and file in seen.what.files and seen.at <= self.at:
                 found = _value(seen, seen.what.files[file])
         return found
 
@@ -194,12 +215,14 @@ class Case:
         if self.main is not None and container_of(self.main.cgroup) == self.container:
             return self.main.cgroup
         return next(
-            (s.what.path for s in self.history.files if s.what.scope == "container" and s.what.container == self.container),
+            (
+                s.what.path
+                for s in self.history.files
+                if s.what.scope == "container" and s.what.container == self.container
+            ),
             None,
         )
 
 
 def _value(seen: Seen[Any], value: Any) -> Seen[Any]:
-    from harness.history.model import Seen as Made
-
-    return Made(seen.at, seen.error, seen.n, seen.source, value)
+    return Seen(seen.at, seen.error, seen.n, seen.source, value)

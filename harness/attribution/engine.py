@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.attribution.senders import by_engine, deciding, kill_events
 from harness.attribution.table import Clue, Clues
+from harness.deaths import trial_end
 from harness.history.clock import ENGINE, KERNEL
 from harness.parse.execs import parse_exec_error
 from harness.parse.kernel import OomKill, OomKilled
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from harness.attribution.table import Look
     from harness.history import Daemon, Seen
 
-SETTLED = 300_000_000
-"""After a death `stop`, `restart` or `destroy` follow its `die` within this time, load aside."""
+SETTLED = 100_000_000
+"""After a `die` the request's own last word (`stop`, `destroy`) follows in some 20 ms when
+idle; under load everything stretches alike, so the `die`'s own delay is the measure."""
+
+PASSING = 1_500_000_000
+"""A process that calls itself dockerd for so short a time is a child of dockerd about to
+become another program, not dockerd."""
 
 LEAVING = 40_000_000_000
 """dockerd waits for its containers before it leaves: their grace period and a little."""
@@ -33,28 +39,36 @@ LEAVING = 40_000_000_000
 
 
 def request_of(case: Case) -> str | None:
-    """Which request of somebody else's ended it: kill | stop | restart | rm, or None when
-    the engine's words do not say (yet)."""
+    """Which request of somebody else's ended it: kill | stop | restart | rm; api when the
+    engine's words do not tell which; None when there was none."""
     kills = [s for s in case.foreign("kill") if s.at - ENGINE <= case.at + LEAVING]
     if not kills:
         return None
     after = case.ending.die.at if case.ending.die is not None else case.at
-    later = {s.what.action: s for s in case.foreign("restart", "stop", "destroy") if s.at >= after - ENGINE}
+    later = {
+        s.what.action: s
+        for s in case.foreign("restart", "stop", "destroy")
+        if s.at >= after - ENGINE
+    }
     if "restart" in later:
         return "restart"
     if "stop" in later:
         return "stop"
-    removing = _removing(case)
-    if removing or "destroy" in later:
-        # `rm -f` kills by 9 at once; with --rm the engine removes it itself after any end.
-        signals = [s.what.signal for s in kills]
-        if signals == [9] and (removing or _auto_remove(case) is False or _auto_remove(case) is None):
-            return "rm" if removing or _auto_remove(case) is False else None
-        return "kill" if signals == [9] and _auto_remove(case) else None
-    if case.history.active("docker", min(after, case.at), after + SETTLED) and case.history.end >= after + SETTLED:
-        signals = [s.what.signal for s in kills]
-        return "kill" if len(set(signals)) == 1 else None
-    return None
+    signals = {s.what.signal for s in kills}
+    if _looked(case, "removing"):
+        return "rm" if signals == {9} else "api"
+    if "destroy" in later and not _auto_remove(case) and not _looked(case, "exited"):
+        # `rm -f`, or a `kill` with an `rm` behind it: the events are the same.
+        return "api"
+    return "kill" if len(signals) == 1 and _settled(case, after) else "api"
+
+
+def _settled(case: Case, after: int) -> bool:
+    """Did the stream go on long enough after the `die` for a request's last word to come?"""
+    until = after + max(SETTLED, 3 * (after - case.at) // 2)
+    limit = trial_end(case.history)
+    end = case.history.end if limit is None else limit
+    return end >= until and case.history.active("docker", min(after, case.at), until)
 
 
 def _auto_remove(case: Case) -> bool | None:
@@ -67,14 +81,18 @@ def _auto_remove(case: Case) -> bool | None:
     return None
 
 
-def _removing(case: Case) -> bool:
-    for attempt in case.history.attempts:
-        if attempt.container == case.container and attempt.end is not None and attempt.end >= case.at:
-            fault = parse_exec_error(attempt.error or attempt.output, attempt.http)
-            if fault is not None and fault.what == "removing":
+def _looked(case: Case, status: str) -> bool:
+    """Did somebody see it in that status after its end? A removal is marked before it kills."""
+    for attempt in case.history.attempts if status == "removing" else ():
+        if attempt.end is not None and attempt.end >= case.at:
+            fault = parse_exec_error(attempt.error or "", attempt.http)
+            if fault is not None and fault.what == "removing" and fault.container == case.container:
                 return True
     return any(
-        s.what.container == case.container and s.what.state is not None and s.what.state.status == "removing"
+        s.what.container == case.container
+        and s.what.state is not None
+        and s.what.state.status == status
+        and s.at >= case.at
         for s in case.history.looks
     )
 
@@ -85,16 +103,27 @@ def asked(request: str | None) -> Look:
     def look(case: Case) -> Clues:
         if request_of(case) != request:
             return ()
-        named = {"restart": ("restart",), "stop": ("stop",), "rm": ("destroy",)}.get(request or "", ())
+        named = {"restart": ("restart",), "stop": ("stop",), "rm": ("destroy",)}.get(
+            request or "", ()
+        )
         after = case.ending.die.at if case.ending.die is not None else case.at
         said = [s for s in case.foreign(*named) if s.at >= after - ENGINE][:1] if named else []
         return (
             *kill_events(case),
-            *(Clue(s.n, "docker", f"the engine finished a {s.what.action} that somebody else asked for") for s in said),
+            *(
+                Clue(
+                    s.n,
+                    "docker",
+                    f"the engine finished a {s.what.action} that somebody else asked for",
+                )
+                for s in said
+            ),
         )
 
-    look.__doc__ = f"a {request} by somebody else in the engine's events" if request else (
-        "a request by somebody else in the engine's events"
+    look.__doc__ = (
+        f"a {request} by somebody else in the engine's events"
+        if request
+        else ("a request by somebody else in the engine's events")
     )
     return look
 
@@ -102,7 +131,13 @@ def asked(request: str | None) -> Look:
 def engine_die(case: Case) -> Clues:
     """the engine's own notice of the end"""
     die = case.ending.die
-    return () if die is None else (Clue(die.n, "docker", f"the engine noticed the end (exit code {die.what.exit_code})"),)
+    return (
+        ()
+        if die is None
+        else (
+            Clue(die.n, "docker", f"the engine noticed the end (exit code {die.what.exit_code})"),
+        )
+    )
 
 
 def kill_then_die(case: Case) -> Clues:
@@ -117,7 +152,8 @@ def kill_then_die(case: Case) -> Clues:
     if not fatal and not (told and (ends or _code(case) == 128 + (told[-1].what.signal or 0))):
         return ()
     return tuple(
-        Clue(s.n, "docker", f"somebody else told the engine to send signal {s.what.signal}") for s in [*fatal, *told]
+        Clue(s.n, "docker", f"somebody else told the engine to send signal {s.what.signal}")
+        for s in [*fatal, *told]
     )
 
 
@@ -130,7 +166,9 @@ def force(case: Case) -> Clues:
     return tuple(
         Clue(s.n, "daemon-log", "dockerd says the grace period ran out")
         for s in case.history.daemon_log
-        if s.what.what in ("force", "stuck") and s.what.container == case.container and abs(s.at - case.at) <= 2 * 10**9
+        if s.what.what in ("force", "stuck")
+        and s.what.container == case.container
+        and abs(s.at - case.at) <= 2 * 10**9
     )
 
 
@@ -139,9 +177,14 @@ def force(case: Case) -> Clues:
 
 def daemons(case: Case, name: str) -> Iterator[Seen[Daemon]]:
     """What was seen of this daemon."""
+    hz = case.history.hellos[0].what.hz if case.history.hellos else 100
     for s in case.history.daemons:
-        if s.what.name == name and (name != "shim" or s.what.container == case.container):
-            yield s
+        if s.what.name != name or (name == "shim" and s.what.container != case.container):
+            continue
+        lived = s.at - s.what.start * 10**9 // hz
+        if name != "shim" and s.what.state == "gone" and lived < PASSING:
+            continue
+        yield s
 
 
 def _log(case: Case, daemon: str, *whats: str) -> list[tuple[int, int, str]]:
@@ -160,13 +203,19 @@ def ordered_out(case: Case) -> Clues:
         if at - ENGINE <= case.at <= at + LEAVING and not any(at < s <= case.at for s in starts):
             clues.append(Clue(n, "daemon-log", f"dockerd was told to leave ({detail})"))
     for s in case.history.signals:
-        if s.what.sig in (2, 15) and s.what.result == DELIVERED and s.at <= case.at <= s.at + LEAVING:
+        if (
+            s.what.sig in (2, 15)
+            and s.what.result == DELIVERED
+            and s.at <= case.at <= s.at + LEAVING
+        ):
             daemon = case.history.daemon_at(s.what.pid, s.at)
             if daemon is not None and daemon.what.name == "dockerd":
                 clues.append(Clue(s.n, "trace", f"dockerd was sent signal {s.what.sig}"))
     gone = [s.at for s in daemons(case, "dockerd") if s.what.state == "gone"]
-    if clues and any(first <= case.at - 10**9 for first in gone if first >= case.at - LEAVING) and not any(
-        g >= case.at - 10**9 for g in gone
+    if (
+        clues
+        and any(first <= case.at - 10**9 for first in gone if first >= case.at - LEAVING)
+        and not any(g >= case.at - 10**9 for g in gone)
     ):
         return ()  # it had left before: what happened after is another story
     return tuple(clues)
@@ -218,15 +267,27 @@ def gone_before(case: Case) -> Clues:
 def successor(case: Case) -> Clues:
     """the next dockerd was loading its containers at that time"""
     gone = [s.at for s in daemons(case, "dockerd") if s.what.state == "gone" and s.at <= case.at]
-    starts = [(at, n) for at, n, _ in _log(case, "dockerd", "starting", "loading") if at <= case.at + ENGINE]
-    clues = [Clue(n, "daemon-log", "a new dockerd was starting") for at, n in starts if not gone or at >= gone[-1] - 10**9]
+    starts = [
+        (at, n)
+        for at, n, _ in _log(case, "dockerd", "starting", "loading")
+        if at <= case.at + ENGINE
+    ]
+    clues = [
+        Clue(n, "daemon-log", "a new dockerd was starting")
+        for at, n in starts
+        if not gone or at >= gone[-1] - 10**9
+    ]
     clues += [
         Clue(s.n, "daemons", f"a new dockerd (pid {s.what.pid}) was there")
         for s in daemons(case, "dockerd")
         if s.what.state == "alive" and gone and gone[-1] <= s.at <= case.at + 10**9
     ]
-    ready = [at for at, _, _ in _log(case, "dockerd", "loaded", "ready") if starts and at >= starts[-1][0]]
-    if ready and case.at > ready[0] + 10**9:
+    ready = [
+        at
+        for at, _, _ in _log(case, "dockerd", "loaded", "ready")
+        if starts and at >= starts[-1][0]
+    ]
+    if ready and case.at > ready[0] + ENGINE:
         return ()
     return tuple(clues)
 
@@ -235,15 +296,23 @@ def daemon_oom(case: Case) -> Clues:
     """the OOM killer chose dockerd or containerd before"""
     clues = []
     for s in case.history.kernel:
-        if isinstance(s.what, OomKill | OomKilled) and case.begin <= s.at + s.error and s.at <= case.at + s.error:
+        if (
+            isinstance(s.what, OomKill | OomKilled)
+            and case.begin <= s.at + s.error
+            and s.at <= case.at + s.error
+        ):
             daemon = case.history.daemon_at(s.what.pid, s.at)
             if daemon is not None and daemon.what.name in ("dockerd", "containerd"):
-                clues.append(Clue(s.n, "kernel", f"the kernel log names {daemon.what.name} as OOM victim"))
+                clues.append(
+                    Clue(s.n, "kernel", f"the kernel log names {daemon.what.name} as OOM victim")
+                )
     for v in case.history.victims:
         if case.begin <= v.at <= case.at:
             daemon = case.history.daemon_at(v.what.pid, v.at)
             if daemon is not None and daemon.what.name in ("dockerd", "containerd"):
-                clues.append(Clue(v.n, "trace", f"the kernel marked {daemon.what.name} as OOM victim"))
+                clues.append(
+                    Clue(v.n, "trace", f"the kernel marked {daemon.what.name} as OOM victim")
+                )
     return tuple(clues)
 
 
@@ -256,7 +325,9 @@ def shim_first(case: Case) -> Clues:
             clues += [
                 Clue(p.n, "proc", f"its shim (pid {s.what.pid}) ended")
                 for p in case.history.procs
-                if p.what.what == "exit" and p.what.pid == s.what.pid and case.begin <= p.at < case.at
+                if p.what.what == "exit"
+                and p.what.pid == s.what.pid
+                and case.begin <= p.at < case.at
             ]
     shims = {s.what.pid for s in daemons(case, "shim") if s.what.state == "alive"}
     for sig in case.history.signals:
@@ -287,7 +358,9 @@ def shim_log(case: Case) -> Clues:
     return tuple(
         Clue(s.n, "daemon-log", "the daemons lost the shim before the main process ended")
         for s in case.history.daemon_log
-        if s.what.what == "shim-gone" and s.what.container == case.container and s.at + KERNEL < case.at
+        if s.what.what == "shim-gone"
+        and s.what.container == case.container
+        and s.at + KERNEL < case.at
     )
 
 
@@ -299,5 +372,7 @@ def rebooted(case: Case) -> Clues:
     boots = [s for s in case.history.hellos if s.at >= case.begin]
     first = case.history.hellos[0].what.boot_id if case.history.hellos else None
     return tuple(
-        Clue(s.n, "probe", "the machine has another boot id") for s in boots if s.what.boot_id != first
+        Clue(s.n, "probe", "the machine has another boot id")
+        for s in boots
+        if s.what.boot_id != first
     )[:1]

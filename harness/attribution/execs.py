@@ -6,6 +6,7 @@ text is kept. A time-out says nothing by itself: what stood still must have been
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from harness.attribution.outcome import watched_alive
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from harness.history import Attempt, History
 
 NEAR = 1_000_000_000
+
+_NO_SOCKET = re.compile(r"No such file or directory|Connection refused|Connection reset|Broken pipe|EOF", re.IGNORECASE)
+"""Without an HTTP status it was the connection that failed: the socket is gone (dockerd
+left in order), nobody listens (it died), or it died meanwhile."""
 
 
 def failed(history: History) -> Attempt | None:
@@ -45,17 +50,31 @@ def is_failure(attempt: Attempt) -> bool:
 def fault_of(attempt: Attempt) -> ExecFault | None:
     """The engine's refusal: in its answer, or where the runtime writes into the exec's own stream."""
     if attempt.error:
-        return parse_exec_error(attempt.error, attempt.http)
+        found = parse_exec_error(attempt.error, attempt.http)
+        if found is None and attempt.http is None and _NO_SOCKET.search(attempt.error):
+            return ExecFault("dockerd-unreachable", None, attempt.error[:200])
+        return found
     if attempt.exit_code in (126, 127, 255, 1) and is_engine_text(attempt.output):
         return parse_exec_error(attempt.output, attempt.http)
     if attempt.exit_code in (1, 255) and attempt.output.strip().startswith("exec "):
         found = parse_exec_error(attempt.output)
-        return found if found is not None and found.what in ("bad-format", "command-missing") else None
+        return (
+            found if found is not None and found.what in ("bad-format", "command-missing") else None
+        )
     return None
 
 
 _BY_THE_LIVING = frozenset(
-    {"paused", "frozen", "command-missing", "not-executable", "bad-cwd", "cwd-outside", "bad-user", "bad-format"}
+    {
+        "paused",
+        "frozen",
+        "command-missing",
+        "not-executable",
+        "bad-cwd",
+        "cwd-outside",
+        "bad-user",
+        "bad-format",
+    }
 )
 
 
@@ -97,10 +116,22 @@ def verdict(history: History, attempt: Attempt) -> Verdict:
     fault = fault_of(attempt)
     cause, clues, certainty = _decide(history, attempt, fault, said)
     cites = sorted({c.n for c in clues} | set(attempt.cites))
-    step = "exec-hung" if attempt.timed_out or attempt.end is None else "exec-refused" if fault else "exec-failed"
+    step = (
+        "exec-hung"
+        if attempt.timed_out or attempt.end is None
+        else "exec-refused"
+        if fault
+        else "exec-failed"
+    )
     about = CAUSES[cause].about
-    told = attempt.error or attempt.output.strip()[-200:] or (
-        "no answer" if attempt.end is None or attempt.timed_out else f"exit code {attempt.exit_code}"
+    told = (
+        attempt.error
+        or attempt.output.strip()[-200:]
+        or (
+            "no answer"
+            if attempt.end is None or attempt.timed_out
+            else f"exit code {attempt.exit_code}"
+        )
     )
     sure = {Certainty.CERTAIN: "", Certainty.LIKELY: " (likely)", Certainty.UNKNOWN: ""}[certainty]
     return Verdict(
@@ -110,7 +141,9 @@ def verdict(history: History, attempt: Attempt) -> Verdict:
         path=(cause,) if cause == "unknown" else (cause, step),
         sender=Sender(SenderKind.KERNEL_CONTAINER_LIMIT) if cause == "exec-memory-limit" else None,
         cites=tuple(cites),
-        rejected=(Rejected("remount-race", "it fell into no planned stop of the harness"),) if fault else (),
+        rejected=(Rejected("remount-race", "it fell into no planned stop of the harness"),)
+        if fault
+        else (),
         runner_up=None,
         grade=history.grade(),
         sentence=plain(
@@ -161,7 +194,9 @@ def _refused(history: History, attempt: Attempt, fault: ExecFault) -> tuple[str,
         if lost:
             return "mount-lost", lost
         return "exec-command-missing", ()
-    if fault.what in ("cwd-outside", "bad-cwd", "not-executable") and (race := _mount_race(history, attempt)):
+    if fault.what in ("cwd-outside", "bad-cwd", "not-executable") and (
+        race := _mount_race(history, attempt)
+    ):
         return "mount-race", race
     if fault.what in ("dying", "no-memory"):
         killed = _oom_in(history, attempt)
@@ -188,12 +223,58 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
         return "mount-race", race
     if attempt.exit_code == 137:
         hits = tuple(
-            Clue(s.n, "sender", f"{s.what.place} process {s.what.pid} sent SIGKILL to process {s.what.to} of the container")
+            Clue(
+                s.n,
+                "sender",
+                f"{s.what.place} process {s.what.pid} sent SIGKILL to process {s.what.to} of the container",
+            )
             for s in history.senders
-            if s.what.container == attempt.container and s.what.signal == 9 and attempt.begin <= s.at <= (attempt.end or s.at)
+            if s.what.container == attempt.container
+            and s.what.signal == 9
+            and attempt.begin <= s.at <= (attempt.end or s.at)
         )
         return ("exec-killed", hits) if hits else ("unknown", ())
-    return "exec-error", ()
+    if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):
+        return "mount-lost", lost
+    return "exec-error", _status_seen(history, attempt)
+
+
+def _status_seen(history: History, attempt: Attempt) -> Clues:
+    """The raw wait status of the exec's process: it is a child of the shim."""
+    shims = {s.what.pid for s in history.daemons if s.what.name == "shim" and s.what.container == attempt.container}
+    return tuple(
+        Clue(p.n, "proc", f"its process {p.what.pid} left with status {attempt.exit_code}")
+        for p in history.procs
+        if p.what.what == "exit" and p.what.ppid in shims and p.what.status == (attempt.exit_code or 0) << 8
+        and _during(attempt, p.at)
+    )[:1]
+
+
+def _mentioned_mount(history: History, attempt: Attempt) -> Clues:
+    """A mount that was taken away before, below which a path lies that the command complained about."""
+    said = re.findall(r"(/[^\s:'\"]+)'?: (?:[\w ]{0,40}: )?(?:No such file or directory|not found)", attempt.output)
+    said += re.findall(r"can't open '?(/[^\s:'\"]+)", attempt.output)
+    for path in said:
+        if clues := _lost_mount(history, attempt, path):
+            return clues
+    return ()
+
+
+def _lost_just_before(history: History, attempt: Attempt) -> Clues:
+    """A mount that was there when it started and was not when the command failed."""
+    clues: list[Clue] = []
+    first = True
+    for s in history.mounts:
+        if s.what.container != attempt.container or s.at > (attempt.end or attempt.begin):
+            continue
+        if not first and attempt.begin - s.at <= 30 * NEAR:
+            come = {m.point for line in s.what.added if (m := parse_mount(line)) is not None}
+            gone = [m.point for line in s.what.removed if (m := parse_mount(line)) is not None]
+            clues += [
+                Clue(s.n, "mounts", f"its mount {p} had been taken away") for p in gone if p not in come
+            ]
+        first = False
+    return tuple(clues[-1:])
 
 
 def _during(attempt: Attempt, at: int, slack: int = 50_000_000) -> bool:
@@ -202,7 +283,11 @@ def _during(attempt: Attempt, at: int, slack: int = 50_000_000) -> bool:
 
 def _oom_in(history: History, attempt: Attempt) -> Clues:
     return tuple(
-        Clue(s.n, "kernel", f"the kernel log names process {s.what.pid} of the container as OOM victim")
+        Clue(
+            s.n,
+            "kernel",
+            f"the kernel log names process {s.what.pid} of the container as OOM victim",
+        )
         for s in history.kernel
         if isinstance(s.what, OomKill)
         and container_of(s.what.victim_cgroup) == attempt.container
@@ -216,7 +301,9 @@ def _fork_refused(history: History, attempt: Attempt) -> Clues:
     clues = [
         Clue(s.n, "kernel", "the kernel log says its pids controller refused a fork")
         for s in history.kernel
-        if isinstance(s.what, ForkRejected) and container_of(s.what.cgroup) == attempt.container and _during(attempt, s.at)
+        if isinstance(s.what, ForkRejected)
+        and container_of(s.what.cgroup) == attempt.container
+        and _during(attempt, s.at)
     ]
     from harness.parse.cgroup import parse_counters
 
@@ -224,7 +311,12 @@ def _fork_refused(history: History, attempt: Attempt) -> Clues:
     for f in history.files:
         if f.what.container == attempt.container and "pids.events" in f.what.files:
             now = parse_counters(f.what.files["pids.events"]).get("max")
-            if now is not None and before is not None and now > before and _during(attempt, f.at, 300_000_000):
+            if (
+                now is not None
+                and before is not None
+                and now > before
+                and _during(attempt, f.at, 300_000_000)
+            ):
                 clues.append(Clue(f.n, "cgroup", "its pids.events counts refused forks"))
                 break
             before = now if now is not None else before
@@ -233,8 +325,14 @@ def _fork_refused(history: History, attempt: Attempt) -> Clues:
 
 def _mount_race(history: History, attempt: Attempt) -> Clues:
     """Did the exec fall between an unmount and a mount of our own remount?"""
-    spans = [s for s in history.spans if s.phase in ("remount", "overlap") and attempt.end is not None]
-    inside = [s for s in spans if s.begin <= (attempt.end or 0) and (s.end is None or attempt.begin <= s.end)]
+    spans = [
+        s for s in history.spans if s.phase in ("remount", "overlap") and attempt.end is not None
+    ]
+    inside = [
+        s
+        for s in spans
+        if s.begin <= (attempt.end or 0) and (s.end is None or attempt.begin <= s.end)
+    ]
     if not inside:
         return ()
     changes = [
@@ -261,7 +359,11 @@ def _lost_mount(history: History, attempt: Attempt, path: str) -> Clues:
             come = {m.point for line in s.what.added if (m := parse_mount(line)) is not None}
             for line in s.what.removed:
                 m = parse_mount(line)
-                if m is not None and m.point not in come and (path == m.point or path.startswith(m.point.rstrip("/") + "/")):
+                if (
+                    m is not None
+                    and m.point not in come
+                    and (path == m.point or path.startswith(m.point.rstrip("/") + "/"))
+                ):
                     clues.append(Clue(s.n, "mounts", f"its mount {m.point} had been taken away"))
         first = False
     return tuple(clues)
@@ -282,15 +384,24 @@ def _support(history: History, attempt: Attempt, cause: str) -> Clues:
             Clue(f.n, "cgroup", "its cgroup says frozen")
             for f in history.files
             if f.what.container == attempt.container
-            and ("frozen 1" in f.what.files.get("cgroup.events", "") or "FROZEN" in f.what.files.get("freezer.state", ""))
+            and (
+                "frozen 1" in f.what.files.get("cgroup.events", "")
+                or "FROZEN" in f.what.files.get("freezer.state", "")
+            )
             and f.at <= end + NEAR
         ][-1:]
-    names = {"containerd-down": "containerd", "dockerd-unreachable": "dockerd", "shim-killed": "shim"}
+    names = {
+        "containerd-down": "containerd",
+        "dockerd-unreachable": "dockerd",
+        "shim-killed": "shim",
+    }
     if cause in names:
         clues += [
             Clue(s.n, "daemons", f"{s.what.name} (pid {s.what.pid}) was gone")
             for s in history.daemons
-            if s.what.name == names[cause] and s.what.state == "gone" and attempt.begin - 60 * 10**9 <= s.at <= end + NEAR
+            if s.what.name == names[cause]
+            and s.what.state == "gone"
+            and attempt.begin - 60 * 10**9 <= s.at <= end + NEAR
             and (s.what.name != "shim" or s.what.container == attempt.container)
         ][-1:]
     if cause == "dockerd-fds":
@@ -303,6 +414,7 @@ def _support(history: History, attempt: Attempt, cause: str) -> Clues:
         clues += [
             Clue(s.n, "mounts", "the source of one of its mounts was deleted")
             for s in history.mounts
-            if s.what.container == attempt.container and any("//deleted" in line for line in s.what.added)
+            if s.what.container == attempt.container
+            and any("//deleted" in line for line in s.what.added)
         ][:1]
     return tuple(clues)

@@ -56,7 +56,9 @@ def judge(history: History, *, aborted: str | None = None) -> Judgement:
     failed = execs.failed(history)
     alive = alive_at_end(history)
     if failed is not None and (alive or execs.answered_by_the_living(history, failed)):
-        return Judgement(Outcome.EXEC_FAILED, None, checked(history, execs.verdict(history, failed)))
+        return Judgement(
+            Outcome.EXEC_FAILED, None, checked(history, execs.verdict(history, failed))
+        )
     if alive:
         return Judgement(Outcome.SURVIVED)
     return Judgement(Outcome.UNOBSERVED, why=why_unobserved(history))
@@ -144,7 +146,12 @@ def _suspects(case: Case, cause: str) -> list[tuple[str, str]]:
         for s in case.history.looks
     )
     if flagged and not cause.startswith(("memory-limit", "vm-oom", "parent-cgroup")):
-        found.append(("memory-limit-main", "OOMKilled is set, but the main process was not the OOM killer's victim"))
+        found.append(
+            (
+                "memory-limit-main",
+                "OOMKilled is set, but the main process was not the OOM killer's victim",
+            )
+        )
     if case.death.exit_code == 137 and case.left_with == 137:
         found.append(("docker-kill", "137 is a status it left with: it was not killed"))
     return [f for f in found if f[0] != cause]
@@ -170,5 +177,7 @@ def checked(history: History, verdict: Verdict) -> Verdict:
         raise Bug(f"the rule for {verdict.cause} cites events that do not exist: {absent}")
     strange = [s for s in verdict.path if s not in CAUSES and s not in MECHANISMS]
     if strange or verdict.cause not in CAUSES:
-        raise Bug(f"the rule for {verdict.cause} says {strange or verdict.cause}, which is in no list")
+        raise Bug(
+            f"the rule for {verdict.cause} says {strange or verdict.cause}, which is in no list"
+        )
     return verdict

@@ -8,10 +8,11 @@ kernel's own line says whose limit; where the rate limit swallowed it, the count
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import KERNEL
+from harness.history.model import Seen
 from harness.parse import below, container_of
 from harness.parse.cgroup import is_unlimited
 from harness.parse.kernel import OomInvoked, OomKill, OomKilled
@@ -19,7 +20,6 @@ from harness.parse.trace import SI_KERNEL
 
 if TYPE_CHECKING:
     from harness.attribution.case import Case
-    from harness.history import Seen
 
 TEARDOWN = 10_000_000_000
 """A victim that holds much memory, in a machine that has none, takes seconds to be gone."""
@@ -44,7 +44,9 @@ def scope_of(case: Case, kill: OomKill) -> Scope | None:
         return Scope.OWN
     machine = case.machine_cgroup
     if machine is not None:
-        if kill.limit_cgroup.rstrip("/") == machine.rstrip("/") or below(machine, kill.limit_cgroup):
+        if kill.limit_cgroup.rstrip("/") == machine.rstrip("/") or below(
+            machine, kill.limit_cgroup
+        ):
             return Scope.MACHINE
         if below(kill.limit_cgroup, machine) and below(kill.victim_cgroup, kill.limit_cgroup):
             return Scope.PARENT
@@ -65,16 +67,16 @@ def _main_lines(case: Case) -> list[Seen[OomKill]]:
     return [
         _as(s, s.what)
         for s in case.history.kernel
-        if isinstance(s.what, OomKill) and s.what.pid == main.pid and _in_life(case, s.at, s.error)
+        if isinstance(s.what, OomKill)
+        and s.what.pid == main.pid
+        and _in_life(case, s.at, s.error)
         # The line names where the victim lived: a pid that was used again lives elsewhere.
         and container_of(s.what.victim_cgroup) in (case.container, None)
     ]
 
 
-def _as(seen: Seen[object], what: OomKill) -> Seen[OomKill]:
-    from harness.history.model import Seen as Made
-
-    return Made(seen.at, seen.error, seen.n, seen.source, what)
+def _as(seen: Seen[Any], what: OomKill) -> Seen[OomKill]:
+    return Seen(seen.at, seen.error, seen.n, seen.source, what)
 
 
 def _in_life(case: Case, at: int, error: int) -> bool:
@@ -96,11 +98,17 @@ def chose_main(case: Case) -> Clues:
     ]
     for s in case.history.kernel:
         fact = s.what
-        if isinstance(fact, OomKill | OomKilled) and fact.pid == main.pid and _in_life(case, s.at, s.error):
-            if s.at >= case.at - TEARDOWN and (
-                isinstance(fact, OomKilled) or container_of(fact.victim_cgroup) in (case.container, None)
-            ):
-                clues.append(Clue(s.n, "kernel", "the kernel log names the main process as OOM victim"))
+        if (
+            isinstance(fact, OomKill | OomKilled)
+            and fact.pid == main.pid
+            and _in_life(case, s.at, s.error)
+        ) and s.at >= case.at - TEARDOWN and (
+            isinstance(fact, OomKilled)
+            or container_of(fact.victim_cgroup) in (case.container, None)
+        ):
+            clues.append(
+                Clue(s.n, "kernel", "the kernel log names the main process as OOM victim")
+            )
     if not clues:
         return ()
     if blow is not None:
@@ -128,7 +136,13 @@ def chose_child(case: Case) -> Clues:
     clues = []
     for kill in victims(case):
         if case.at - kill.at <= window(case, 9):
-            clues.append(Clue(kill.n, "kernel", f"the kernel log names process {kill.what.pid} of the container as OOM victim"))
+            clues.append(
+                Clue(
+                    kill.n,
+                    "kernel",
+                    f"the kernel log names process {kill.what.pid} of the container as OOM victim",
+                )
+            )
             clues += [
                 Clue(v.n, "trace", f"the kernel marked process {kill.what.pid} as OOM victim")
                 for v in case.history.victims
@@ -137,7 +151,9 @@ def chose_child(case: Case) -> Clues:
             clues += [
                 Clue(p.n, "proc", f"process {kill.what.pid} was killed by signal 9")
                 for p in case.history.procs
-                if p.what.what == "exit" and p.what.pid == kill.what.pid and p.what.status == 9
+                if p.what.what == "exit"
+                and p.what.pid == kill.what.pid
+                and p.what.status == 9
                 and kill.at - 10**9 <= p.at <= case.at + 20_000_000
             ]
     return tuple(clues)
@@ -154,7 +170,11 @@ def window(case: Case, signal: int) -> int:
 def _deciding(case: Case, *, child: bool) -> list[tuple[Scope | None, int]]:
     """(scope, event) of the lines about the kill that ended it."""
     if child:
-        return [(scope_of(case, k.what), k.n) for k in victims(case) if case.at - k.at <= window(case, 9)]
+        return [
+            (scope_of(case, k.what), k.n)
+            for k in victims(case)
+            if case.at - k.at <= window(case, 9)
+        ]
     return [(scope_of(case, k.what), k.n) for k in _main_lines(case)]
 
 
@@ -183,7 +203,11 @@ def _by_counters(case: Case, wanted: Scope) -> Clues:
     mine = case.rises(own, "memory.events.local", "oom", begin, end)
     above = case.rises(machine, "memory.events.local", "oom", begin, end) if machine else None
     if mine is not None and above is None:
-        return (Clue(mine.n, "cgroup", "the container's own memory.events.local counts an OOM"),) if wanted is Scope.OWN else ()
+        return (
+            (Clue(mine.n, "cgroup", "the container's own memory.events.local counts an OOM"),)
+            if wanted is Scope.OWN
+            else ()
+        )
     if above is not None and mine is None and wanted is Scope.MACHINE:
         return (Clue(above.n, "cgroup", "the machine's own memory.events.local counts an OOM"),)
     # "Killed process" says at least whether some cgroup's limit was hit or the machine ran out.
@@ -191,9 +215,16 @@ def _by_counters(case: Case, wanted: Scope) -> Clues:
     for s in case.history.kernel:
         if isinstance(s.what, OomKilled) and s.what.pid == main and _in_life(case, s.at, s.error):
             if not s.what.cgroup_limit:
-                return (Clue(s.n, "kernel", _WORDS[Scope.MACHINE]),) if wanted is Scope.MACHINE else ()
+                return (
+                    (Clue(s.n, "kernel", _WORDS[Scope.MACHINE]),) if wanted is Scope.MACHINE else ()
+                )
             bare = unlimited(case)
-            if machine is not None and bare and wanted is Scope.MACHINE and not _limited_between(case):
+            if (
+                machine is not None
+                and bare
+                and wanted is Scope.MACHINE
+                and not _limited_between(case)
+            ):
                 return (Clue(s.n, "kernel", "the kernel log says a cgroup's limit was hit"), *bare)
     return ()
 
@@ -205,7 +236,11 @@ def unlimited(case: Case) -> Clues:
     for file in ("memory.max", "memory.limit_in_bytes"):
         seen = case.text(case.cgroup, file)
         if seen is not None:
-            return (Clue(seen.n, "cgroup", "the container has no memory limit of its own"),) if is_unlimited(seen.what) else ()
+            return (
+                (Clue(seen.n, "cgroup", "the container has no memory limit of its own"),)
+                if is_unlimited(seen.what)
+                else ()
+            )
     return ()
 
 
@@ -215,7 +250,11 @@ def _limited_between(case: Case) -> bool:
     machine = case.machine_cgroup or "/"
     between = [p for p in paths if below(case.cgroup or "", p) and below(p, machine)]
     for path in between:
-        texts = [t for f in ("memory.max", "memory.limit_in_bytes") if (t := case.text(path, f)) is not None]
+        texts = [
+            t
+            for f in ("memory.max", "memory.limit_in_bytes")
+            if (t := case.text(path, f)) is not None
+        ]
         if not texts or not all(is_unlimited(t.what) for t in texts):
             return True
     return False
@@ -257,7 +296,12 @@ def any_victim(case: Case) -> Clues:
     if found:
         return found
     return tuple(
-        Clue(k.n, "kernel", f"the kernel log names process {k.what.pid} of the container as OOM victim") for k in victims(case)
+        Clue(
+            k.n,
+            "kernel",
+            f"the kernel log names process {k.what.pid} of the container as OOM victim",
+        )
+        for k in victims(case)
     )
 
 
@@ -284,7 +328,11 @@ def counted(case: Case) -> Clues:
 def asked_by_exec(case: Case) -> str | None:
     """Who asked for the memory that was not there, when that was an exec's runtime."""
     for s in case.history.kernel:
-        if isinstance(s.what, OomInvoked) and s.what.name.startswith("runc:[") and abs(s.at - case.at) <= CHAIN:
+        if (
+            isinstance(s.what, OomInvoked)
+            and s.what.name.startswith("runc:[")
+            and abs(s.at - case.at) <= CHAIN
+        ):
             return s.what.name
     return None
 

@@ -27,7 +27,10 @@ def alive_at_end(history: History) -> bool:
     last = max((a.end or a.begin for a in history.attempts if a.label == "pre-task"), default=None)
     if last is None:
         last = max((s.begin for s in history.spans if s.phase != "clean"), default=history.begin)
-    if any(e.death.container == subject and e.run is runs_last(history, subject) for e in endings(history)):
+    if any(
+        e.death.container == subject and e.run is runs_last(history, subject)
+        for e in endings(history)
+    ):
         return False
     for seen in reversed(history.looks):
         look = seen.what

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.attribution.sentence import plain
-from harness.deaths import Ending
 from harness.model.verdicts import Certainty, Hypothesis, Rejected, Verdict
 from harness.parse.execs import DEATH_TEXTS, is_engine_text, parse_exec_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.deaths import Ending
     from harness.history import Attempt, History
 
 IN_A_STOP = DEATH_TEXTS | {"restarting", "no-such-container", "no-such-exec", "no-task"}
@@ -63,17 +63,26 @@ def _next_start(history: History, ending: Ending) -> int:
     """When there was something to exec in again: the same container's next start, or its successor's."""
     if ending.run.until is not None:
         return ending.run.until
-    starts = [m.begin for m in history.mains if m.begin > ending.death.at and _subject(history, m.container)]
+    starts = [
+        m.begin
+        for m in history.mains
+        if m.begin > ending.death.at and _subject(history, m.container)
+    ]
     starts += [
         s.at
         for s in history.engine
-        if s.what.type == "container" and s.what.action == "start" and s.at > ending.death.at and _subject(history, s.what.id)
+        if s.what.type == "container"
+        and s.what.action == "start"
+        and s.at > ending.death.at
+        and _subject(history, s.what.id)
     ]
     if starts:
         return min(starts) + LATE
     end = ending.by.end if ending.by is not None else None
     span = history.phase("remount") or history.phase("overlap")
-    return max(end or history.end, span.end if span is not None and span.end is not None else history.end)
+    return max(
+        end or history.end, span.end if span is not None and span.end is not None else history.end
+    )
 
 
 def _subject(history: History, container: str) -> bool:
@@ -82,7 +91,7 @@ def _subject(history: History, container: str) -> bool:
 
 def _verdict(history: History, ending: Ending, attempt: Attempt, end: int) -> Verdict:
     call = ending.by
-    assert call is not None  # noqa: S101  the caller looked
+    assert call is not None
     cites = {call.n, *attempt.cites, *ending.witnesses[:2]}
     if call.answer_n is not None:
         cites.add(call.answer_n)

@@ -54,7 +54,11 @@ def kernel(kind: SenderKind) -> Callable[[Case], Sender]:
 
 
 def _stopped(case: Case) -> tuple[str, ...]:
-    return ("docker-stop", "grace-expired", "main-killed") if case.killed_by == 9 else ended("docker-stop")(case)
+    return (
+        ("docker-stop", "grace-expired", "main-killed")
+        if case.killed_by == 9
+        else ended("docker-stop")(case)
+    )
 
 
 _OOM_SUPPORT = (s.raw_status, m.counted, m.engine_oom)
@@ -159,7 +163,7 @@ DAEMONS = (
     Rule(
         cause="dockerd-crash",
         needs=(d.gone_before, d.successor, s.by_engine),
-        forbids=(d.daemon_oom, m.chose_main, s.kill_events),
+        forbids=(d.daemon_oom, m.chose_main),
         supports=(s.raw_status, d.force),
         path=ended("dockerd-crash", "successor-kill"),
         sender=s.sender,
@@ -186,7 +190,7 @@ REQUESTS = tuple(
         sender=s.sender,
         otherwise="no kill in the engine's events, a sender that is not the engine's, or dockerd on its way out",
     )
-    for request in ("restart", "stop", "rm", "kill")
+    for request in ("restart", "stop", "rm", "kill", "api")
 )
 
 UNTRACED = tuple(
@@ -201,7 +205,7 @@ UNTRACED = tuple(
         sender=u.the_api,
         otherwise="an end without a kill in the engine's events",
     )
-    for request in ("restart", "stop", "rm", "kill")
+    for request in ("restart", "stop", "rm", "kill", "api")
 )
 
 SENDERS = (
@@ -328,6 +332,15 @@ TRIGGERS = (
         otherwise="a mount table that did not change",
     ),
     Rule(
+        cause="mount-readonly",
+        needs=(a.left_with_error, a.own_mount_change, a.said_read_only),
+        forbids=_QUIET,
+        must_watch=("trace",),
+        most=LIKELY,
+        path=path("mount-readonly", "main-exited"),
+        otherwise="a log with other last words",
+    ),
+    Rule(
         cause="mount-source-deleted",
         needs=(a.left_with_error, a.source_deleted),
         forbids=_QUIET,
@@ -386,7 +399,7 @@ BY_ITSELF = (
     ),
     Rule(
         cause="main-exit-zero",
-        needs=(a.left_with_zero,),
+        needs=(a.left_with_zero, u.began),
         forbids=(*_QUIET, u.any_trigger, u.shim_gone_early),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker"),
@@ -396,7 +409,7 @@ BY_ITSELF = (
     ),
     Rule(
         cause="main-exit-error",
-        needs=(a.left_with_error,),
+        needs=(a.left_with_error, u.began),
         forbids=(*_QUIET, a.any_child_killed, u.any_trigger, u.shim_gone_early),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker", "kernel"),

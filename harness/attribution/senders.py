@@ -35,7 +35,10 @@ def place(case: Case, signal: Seen[Signal]) -> str | None:
     seen = case.sender_of(signal)
     if seen is not None:
         return seen.what.place
-    chain = [signal.what.sender, *(f.what.pid for f in case.history.makers(signal.what.sender, signal.at))]
+    chain = [
+        signal.what.sender,
+        *(f.what.pid for f in case.history.makers(signal.what.sender, signal.at)),
+    ]
     for pid in chain:
         for main in case.history.mains:
             if main.pid == pid and main.begin <= signal.at:
@@ -47,7 +50,9 @@ def place(case: Case, signal: Seen[Signal]) -> str | None:
 
 def outside(case: Case, signal: Seen[Signal]) -> bool:
     """Can the sender only have been outside? Nothing inside can SIGKILL its own init."""
-    return bool(case.main and case.main.init and signal.what.sig == 9 and signal.what.result == DELIVERED)
+    return bool(
+        case.main and case.main.init and signal.what.sig == 9 and signal.what.result == DELIVERED
+    )
 
 
 def obeyed(case: Case) -> Seen[Signal] | None:
@@ -180,17 +185,24 @@ def raw_status(case: Case) -> Clues:
     status = case.death.wait_status
     if status is None or case.main is None:
         return ()
-    words = f"it was killed by signal {status & 0x7F}" if status & 0x7F else f"it left with status {status >> 8 & 0xFF}"
+    words = (
+        f"it was killed by signal {status & 0x7F}"
+        if status & 0x7F
+        else f"it left with status {status >> 8 & 0xFF}"
+    )
     return tuple(
         Clue(p.n, "proc", words)
         for p in case.history.procs
-        if p.what.what == "exit" and p.what.pid == case.main.pid and p.what.status == status and p.n in case.ending.witnesses
+        if p.what.what == "exit"
+        and p.what.pid == case.main.pid
+        and p.what.status == status
+        and p.n in case.ending.witnesses
     )
 
 
 def end_seen(case: Case) -> Clues:
     """who saw its end"""
-    by_number = {n: s for n, s in zip(case.ending.witnesses, case.ending.sources, strict=False)}
+    by_number = dict(zip(case.ending.witnesses, case.ending.sources, strict=False))
     return tuple(Clue(n, s, f"{s} saw the main process end") for n, s in by_number.items())
 
 
@@ -230,5 +242,7 @@ def kill_events(case: Case) -> Clues:
                 continue
             if s.at + s.error + ENGINE < signal.at:
                 continue
-        found.append(Clue(s.n, "docker", f"somebody else told the engine to send signal {number or '?'}"))
+        found.append(
+            Clue(s.n, "docker", f"somebody else told the engine to send signal {number or '?'}")
+        )
     return tuple(found)

@@ -43,7 +43,9 @@ def _jumped(history: History, begin: int, end: int) -> Clues:
     return tuple(
         Clue(s.n, "clock", f"the machine stood still for {abs(s.what.by) / 1e9:.1f} s")
         for s in history.jumps
-        if s.what.which in ("suspend", "freeze") and begin <= s.at <= end + 2 * 10**9 and abs(s.what.by) * 2 >= end - begin
+        if s.what.which in ("suspend", "freeze")
+        and begin <= s.at <= end + 2 * 10**9
+        and abs(s.what.by) * 2 >= end - begin
     )
 
 
@@ -64,16 +66,26 @@ def _shim(history: History, attempt: Attempt, end: int) -> Clues:
     return stopped + tuple(
         Clue(s.n, "daemon-log", "dockerd waits for its shim in vain")
         for s in history.daemon_log
-        if s.what.what == "task-timeout" and s.what.container == attempt.container and attempt.begin <= s.at <= end
+        if s.what.what == "task-timeout"
+        and s.what.container == attempt.container
+        and attempt.begin <= s.at <= end
     )
 
 
 def _under_oom(history: History, attempt: Attempt, end: int) -> Clues:
     for f in reversed(history.files):
-        if f.what.container == attempt.container and "memory.oom_control" in f.what.files and f.at <= end + 10**9:
+        if (
+            f.what.container == attempt.container
+            and "memory.oom_control" in f.what.files
+            and f.at <= end + 10**9
+        ):
             said = parse_counters(f.what.files["memory.oom_control"])
             if said.get("under_oom") == 1 and said.get("oom_kill_disable") == 1:
-                return (Clue(f.n, "cgroup", "its cgroup is under OOM, and its OOM killer is switched off"),)
+                return (
+                    Clue(
+                        f.n, "cgroup", "its cgroup is under OOM, and its OOM killer is switched off"
+                    ),
+                )
             return ()
     return ()
 
@@ -101,7 +113,11 @@ def _frozen(history: History, attempt: Attempt, end: int) -> Clues:
                     state[name] = (f.n, f.what.files[name])
     for name, (n, text) in state.items():
         if "FROZEN" in text or "frozen 1" in text:
-            return (Clue(n, "cgroup", f"its {name} says frozen, and the engine was not told to pause it"),)
+            return (
+                Clue(
+                    n, "cgroup", f"its {name} says frozen, and the engine was not told to pause it"
+                ),
+            )
     return ()
 
 
@@ -137,11 +153,15 @@ def _just_slow(history: History, attempt: Attempt, begin: int, end: int) -> Clue
     begun = tuple(
         Clue(s.n, "docker", "the engine started the exec")
         for s in history.engine
-        if s.what.id == attempt.container and s.what.action == "exec_start" and begin <= s.at <= end
+        if s.what.id == attempt.container
+        and s.what.action == "exec_start"
+        and begin <= s.at <= end
         and s.what.attributes.get("execID") == attempt.exec_id
     )
     ended = any(
-        s.what.id == attempt.container and s.what.action == "exec_die" and s.what.attributes.get("execID") == attempt.exec_id
+        s.what.id == attempt.container
+        and s.what.action == "exec_die"
+        and s.what.attributes.get("execID") == attempt.exec_id
         for s in history.engine
     )
     answered = tuple(

@@ -56,7 +56,11 @@ def state_error(*faults: str) -> Look:
 
     def look(case: Case) -> Clues:
         for s in case.history.looks:
-            if s.what.container == case.container and s.what.state is not None and s.what.state.error:
+            if (
+                s.what.container == case.container
+                and s.what.state is not None
+                and s.what.state.error
+            ):
                 found = parse_exec_error(s.what.state.error)
                 if (found.what if found is not None else "other") in faults:
                     # Inspect reads what the daemon stored, another path than the answer to the request.
@@ -84,7 +88,10 @@ def ended_before_boot(case: Case) -> Clues:
     boot = _boot_at(case)
     if boot is None or case.at > boot or case.death.at_source in ("status", "exec", "docker"):
         return ()
-    return tuple(Clue(n, s, "its main process ended before the boot") for n, s in zip(case.ending.witnesses[:1], case.ending.sources[:1], strict=True))
+    return tuple(
+        Clue(n, s, "its main process ended before the boot")
+        for n, s in zip(case.ending.witnesses[:1], case.ending.sources[:1], strict=True)
+    )
 
 
 def no_end_before_boot(case: Case) -> Clues:
@@ -92,7 +99,9 @@ def no_end_before_boot(case: Case) -> Clues:
     boot = _boot_at(case)
     if boot is None or case.at < boot or case.begin > boot:
         return ()
-    return tuple(Clue(n, "engine", "it was found ended after the boot") for n in case.ending.witnesses[:1])
+    return tuple(
+        Clue(n, "engine", "it was found ended after the boot") for n in case.ending.witnesses[:1]
+    )
 
 
 def engine_255(case: Case) -> Clues:
@@ -100,7 +109,9 @@ def engine_255(case: Case) -> Clues:
     return tuple(
         Clue(s.n, "status", "the engine does not know how it ended (255)")
         for s in case.history.looks
-        if s.what.container == case.container and s.what.state is not None and s.what.state.exit_code == 255
+        if s.what.container == case.container
+        and s.what.state is not None
+        and s.what.state.exit_code == 255
     )[:1]
 
 
@@ -157,7 +168,13 @@ def lone_machine(case: Case) -> Clues:
     if case.main is None:
         return ()
     others = [m for m in case.history.mains if m.container != case.container and m.begin <= case.at]
-    return () if others else (Clue(case.main.n, "main", "its main process is the init of a PID namespace of its own"),)
+    return (
+        ()
+        if others
+        else (
+            Clue(case.main.n, "main", "its main process is the init of a PID namespace of its own"),
+        )
+    )
 
 
 def shim_gone_early(case: Case) -> Clues:
@@ -173,7 +190,11 @@ def victim_of_unknown_rank(case: Case) -> Clues:
     if case.main is not None or case.left_with is not None:
         return ()
     return tuple(
-        Clue(s.n, "kernel", f"the kernel log names process {s.what.pid} of the container as OOM victim")
+        Clue(
+            s.n,
+            "kernel",
+            f"the kernel log names process {s.what.pid} of the container as OOM victim",
+        )
         for s in case.history.kernel
         if isinstance(s.what, OomKill)
         and container_of(s.what.victim_cgroup) == case.container
@@ -185,7 +206,9 @@ def victim_of_unknown_rank(case: Case) -> Clues:
 
 # --- by itself -------------------------------------------------------------------------
 
-_FORMAT = re.compile(r"^(?:\S+ )?exec /\S+: (?:exec format error|no such file or directory)\s*$", re.MULTILINE)
+_FORMAT = re.compile(
+    r"^(?:\S+ )?exec /\S+: (?:exec format error|no such file or directory)\s*$", re.MULTILINE
+)
 
 
 def said_exec_format(case: Case) -> Clues:
@@ -205,10 +228,19 @@ def never_became_a_program(case: Case) -> Clues:
     if not case.history.active("lineage", main.begin, case.at):
         return ()
     # The runtime's init is started by way of /proc/self or a sealed copy of itself.
-    own = [p for p in case.history.programs if p.what.pid == main.pid and main.begin <= p.at <= case.at]
+    own = [
+        p for p in case.history.programs if p.what.pid == main.pid and main.begin <= p.at <= case.at
+    ]
     if any(not p.what.filename.startswith("/proc/self/") for p in own):
         return ()
     return (Clue(main.n, "lineage", "its main process never became a program of its own"),)
+
+
+def began(case: Case) -> Clues:
+    """the engine's word that it was started"""
+    return tuple(
+        Clue(s.n, "docker", "the engine had started it") for s in case.engine("start", "die")
+    )[:1]
 
 
 def any_trigger(case: Case) -> Clues:
@@ -218,6 +250,7 @@ def any_trigger(case: Case) -> Clues:
         around.tmpfs_full,
         around.disk_full,
         around.became_read_only,
+        around.own_mount_change,
         around.lost_mount,
         around.source_deleted,
         around.storage_error,

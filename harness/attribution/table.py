@@ -116,7 +116,9 @@ def hold(rule: Rule, case: Case) -> Held:
     if missing is None:
         for source in rule.must_watch:
             if not case.watched(source):
-                missing = f"{source} was not watching, so nothing can be made of what it did not say"
+                missing = (
+                    f"{source} was not watching, so nothing can be made of what it did not say"
+                )
                 break
     if missing is not None:
         return Held(rule, tuple(clues), missing, Certainty.UNKNOWN, met)

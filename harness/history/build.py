@@ -174,7 +174,11 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
         case e.TraceLine():
             fact = parse_trace(event.text)
             for kind, name in _TRACE:
-                if isinstance(fact, kind) and (name in _LINEAGE_ONLY or event.instance != "B"):
+                if (
+                    fact is not None
+                    and isinstance(fact, kind)
+                    and (name in _LINEAGE_ONLY or event.instance != "B")
+                ):
                     to[name].append(_seen(p, _by_process(fact, event.tgid)))
         case e.ProcEvent():
             to["procs"].append(_seen(p, event))
@@ -186,7 +190,9 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
                 to["kernel"].append(_seen(p, said))
         case e.DockerEvent():
             to["engine"].append(
-                _seen(p, engine_fact(event.type, event.action, event.id, event.wall, event.attributes))
+                _seen(
+                    p, engine_fact(event.type, event.action, event.id, event.wall, event.attributes)
+                )
             )
         case e.DaemonLog():
             line = parse_daemon(event.text)
@@ -194,15 +200,39 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
                 to["daemon_log"].append(_seen(p, replace(line, daemon=event.daemon)))
         case e.DaemonState():
             to["daemons"].append(
-                _seen(p, Daemon(event.daemon, event.pid, event.start, event.state, event.container, event.status))
+                _seen(
+                    p,
+                    Daemon(
+                        event.daemon,
+                        event.pid,
+                        event.start,
+                        event.state,
+                        event.container,
+                        event.status,
+                    ),
+                )
             )
         case e.Status():
-            look = Look(event.label, event.container, event.by, parse_state(event.state), event.error, event.http)
+            look = Look(
+                event.label,
+                event.container,
+                event.by,
+                parse_state(event.state),
+                event.error,
+                event.http,
+            )
             to["looks"].append(_seen(p, look))
         case e.ContainerRef():
             to["containers"].append(
                 Container(
-                    event.container, event.name, event.role, event.image, p.at, event.n, event.limits, event.config
+                    event.container,
+                    event.name,
+                    event.role,
+                    event.image,
+                    p.at,
+                    event.n,
+                    event.limits,
+                    event.config,
                 )
             )
         case e.MainProcess():
@@ -210,12 +240,23 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
             init = len(event.nspids) > 1 and event.nspids[-1] == 1
             to["mains"].append(
                 Main(
-                    event.container, event.pid, event.start, begin, event.cgroup, event.n, event.source, init, event.name
+                    event.container,
+                    event.pid,
+                    event.start,
+                    begin,
+                    event.cgroup,
+                    event.n,
+                    event.source,
+                    init,
+                    event.name,
                 )
             )
         case e.CgroupSample():
             to["files"].append(
-                _seen(p, Files(event.container, event.scope, event.path, event.files, event.unreadable))
+                _seen(
+                    p,
+                    Files(event.container, event.scope, event.path, event.files, event.unreadable),
+                )
             )
         case e.SourceState():
             to["sources"].append((event.name, SourceSaid(p.at, event.state, event.why, event.n)))
@@ -276,7 +317,9 @@ def _attempts(found: list[Placed]) -> tuple[Attempt, ...]:
         assert isinstance(event, e.Exec)
         waiting = open_[event.label]
         if event.edge == "request":
-            waiting.append({"begin": p.at, "n": event.n, "id": event.exec_id, "of": event.container})
+            waiting.append(
+                {"begin": p.at, "n": event.n, "id": event.exec_id, "of": event.container}
+            )
             continue
         one = next((w for w in waiting if w["id"] is not None and w["id"] == event.exec_id), None)
         one = one or next((w for w in waiting if w["id"] is None), None)

@@ -131,7 +131,9 @@ class History:
             else:
                 saw.append(name)
         for name in sorted(self.gaps):
-            dark.extend(g for g in self.gaps[name] if g.begin <= end and (g.end is None or g.end >= begin))
+            dark.extend(
+                g for g in self.gaps[name] if g.begin <= end and (g.end is None or g.end >= begin)
+            )
         return Grade(tuple(saw), tuple(sorted(dark, key=lambda b: (b.source, b.begin))))
 
     # --- who is who ---

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.model.verdicts import Hypothesis as H
+from harness.model.verdicts import Hypothesis
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class Cause:
     """
 
     id: str
-    hypothesis: H
+    hypothesis: Hypothesis
     about: str
     broader: str | None = None
     of: str = "death"
 
 
-_C, _D, _V = H.CONTAINER_RESOURCES, H.DAEMON, H.VM_PRESSURE
-_P, _N, _R, _X = H.PROCESS_EXIT, H.NETWORK_STORAGE, H.RACE, H.EXTERNAL
+_C, _D, _V = Hypothesis.CONTAINER_RESOURCES, Hypothesis.DAEMON, Hypothesis.VM_PRESSURE
+_P, _N, _R, _X = Hypothesis.PROCESS_EXIT, Hypothesis.NETWORK_STORAGE, Hypothesis.RACE, Hypothesis.EXTERNAL
 
 _ALL = (
     # --- the container's own limits ---------------------------------------------------
@@ -97,10 +97,11 @@ _ALL = (
     Cause("remount-race", _R, "the exec fell into the harness's own planned stop of the container", of="both"),
     Cause("mount-race", _R, "the exec fell between an unmount and a mount of the remount", of="exec"),
     # --- somebody else ----------------------------------------------------------------
-    Cause("docker-kill", _X, "somebody else killed it through the engine"),
-    Cause("docker-stop", _X, "somebody else stopped it through the engine"),
-    Cause("docker-restart", _X, "somebody else restarted it through the engine"),
-    Cause("docker-rm", _X, "somebody else removed it through the engine"),
+    Cause("docker-api", _X, "somebody else ended it through the engine; by which request is not known"),
+    Cause("docker-kill", _X, "somebody else killed it through the engine", "docker-api"),
+    Cause("docker-stop", _X, "somebody else stopped it through the engine", "docker-api"),
+    Cause("docker-restart", _X, "somebody else restarted it through the engine", "docker-api"),
+    Cause("docker-rm", _X, "somebody else removed it through the engine", "docker-api"),
     Cause("host-kill", _X, "a process of the machine, outside every container, killed it"),
     Cause("cgroup-kill", _X, "somebody killed its whole cgroup by way of cgroup.kill"),
     Cause("other-container-kill", _X, "a process in another container killed it"),
@@ -118,7 +119,7 @@ _ALL = (
     Cause("exec-killed", _X, "the exec's process was killed, the container lives", of="exec"),
     Cause("exec-memory-limit", _C, "the exec's process was killed at the container's memory limit, the container lives", of="exec"),
     Cause("exec-timeout", _P, "the exec's command did not end before its deadline", of="exec"),
-    Cause("unknown", H.UNKNOWN, "the evidence does not decide", of="both"),
+    Cause("unknown", Hypothesis.UNKNOWN, "the evidence does not decide", of="both"),
 )  # fmt: skip
 
 CAUSES: dict[str, Cause] = {c.id: c for c in _ALL}

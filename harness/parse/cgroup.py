@@ -1,9 +1,9 @@
 r"""Files of a cgroup, v1 and v2, as numbers.
 
-    >>> parse_counters("low 0\nhigh 0\nmax 113\noom 1\noom_kill 1\noom_group_kill 0\n")["oom_kill"]
-    1
-    >>> parse_limit("max\n") is None, parse_limit("33554432\n")
-    (True, 33554432)
+>>> parse_counters("low 0\nhigh 0\nmax 113\noom 1\noom_kill 1\noom_group_kill 0\n")["oom_kill"]
+1
+>>> parse_limit("max\n") is None, parse_limit("33554432\n")
+(True, 33554432)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"\d{1,20}")
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """One line of a PSI file: share of the last ten seconds (0–100), and microseconds in all."""
+    """One line of a PSI file: share of the last ten seconds (0 to 100), and microseconds in all."""
 
     avg10: float
     total: int

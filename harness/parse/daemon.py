@@ -1,11 +1,11 @@
 r"""Lines of dockerd and containerd (logfmt or JSON), as typed facts.
 
-    >>> parse_daemon(
-    ...     'time="2026-11-23T13:00:00.1Z" level=info msg="Processing signal \'terminated\'"'
-    ... )
-    DaemonFact(what='signal', container=None, detail='terminated', daemon='')
-    >>> parse_daemon('{"level":"info","msg":"API listen on /run/docker.sock","time":"2026-11-23T13:00:00Z"}')
-    DaemonFact(what='ready', container=None, detail='/run/docker.sock', daemon='')
+>>> parse_daemon(
+...     'time="2026-11-23T13:00:00.1Z" level=info msg="Processing signal \'terminated\'"'
+... )
+DaemonFact(what='signal', container=None, detail='terminated', daemon='')
+>>> parse_daemon('{"level":"info","msg":"API listen on /run/docker.sock","time":"2026-11-23T13:00:00Z"}')
+DaemonFact(what='ready', container=None, detail='/run/docker.sock', daemon='')
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def parse_record(text: str) -> Record | None:
     text = text.strip()
     if text.startswith("{"):
         return _json_record(text)
-    at, fields = 0, {}
+    at = 0
+    fields: dict[str, str] = {}
     while at < len(text):
         m = _PAIR.match(text, at)
         if m is None:
@@ -97,7 +98,10 @@ _MESSAGES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Daemon shutdown complete", "shutdown"),
         (r"Got signal to reload configuration.*", "reload"),
         (r"Container failed to exit within (?P<d>\S+) of signal \d+ - using the force", "force"),
-        (r"Container failed to exit within (?P<d>10 seconds|10s) of kill - trying direct SIGKILL", "stuck"),
+        (
+            r"Container failed to exit within (?P<d>10 seconds|10s) of kill - trying direct SIGKILL",
+            "stuck",
+        ),
         (r"containerd did not exit successfully", "containerd-died"),
         (r"(?:Waiting for containerd to be ready|.*transport is closing.*)", "containerd-died"),
         (r"started new containerd process", "containerd-started"),
@@ -121,11 +125,14 @@ def parse_daemon(text: str) -> DaemonFact | None:
         if _CRASH.fullmatch(bare):
             return DaemonFact("crash", None, bare[:200])
         if bare.startswith("failed to start daemon: "):
-            return DaemonFact("pidfile" if "pid file found" in bare else "start-failed", None, bare[:200])
+            return DaemonFact(
+                "pidfile" if "pid file found" in bare else "start-failed", None, bare[:200]
+            )
         return None
     fields = record.fields
     container = next(
-        (v for k in ("container", "id", "containerID") if _ID.fullmatch(v := fields.get(k, ""))), None
+        (v for k in ("container", "id", "containerID") if _ID.fullmatch(v := fields.get(k, ""))),
+        None,
     )
     for pattern, what in _MESSAGES:
         if m := pattern.fullmatch(record.message):
@@ -136,6 +143,8 @@ def parse_daemon(text: str) -> DaemonFact | None:
                 container = detail
             return DaemonFact(what, container, detail)
     # Its own complaint, not a quoted one: the error member is the daemon's.
-    if record.level in ("error", "fatal") and fields.get("error", "").endswith("no space left on device"):
+    if record.level in ("error", "fatal") and fields.get("error", "").endswith(
+        "no space left on device"
+    ):
         return DaemonFact("no-space", container, fields["error"][-200:])
     return None

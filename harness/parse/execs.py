@@ -52,7 +52,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("dying", r"ttrpc: closed"),
     ("dying", r"(?:task|process) .{0,200}not found: not found"),
     ("shim-gone", r"^container is not running$"),
-    ("no-fds", r"too many open files"),
+    ("no-fds", r"failed to open std\w+ fifo.*too many open files|accept4: too many open files"),
     ("containerd-down", r"(?:: unavailable$|transport is closing|connection closed: unavailable|containerd\.sock: connect: )"),
     ("dockerd-unreachable", r"Cannot connect to the Docker daemon|Is the docker daemon running"),
     ("dockerd-unreachable", r"error during connect|Connection aborted|RemoteDisconnected|connection refused|FileNotFoundError|ECONNREFUSED|ENOENT|[Cc]onnection reset"),
@@ -64,7 +64,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("bad-cwd", r'chdir to cwd \("(?P<d>.*?)"\) set in config\.json failed'),
     ("source-missing", r'error mounting "(?P<d>[^"]+)" to rootfs at "[^"]+"|bind source path does not exist: ?(?P<d2>\S*)'),
     ("network-missing", r"network (?P<d>\S+) not found|cannot join network of a non running container"),
-    ("nofile", r"(?:pipe2|open|error loading seccomp filter).*too many open files"),
+    ("nofile", r"too many open files"),
     ("not-executable", r'exec: "(?P<d>.*?)": (?:permission denied|is a directory)|exec (?P<d2>\S+): permission denied|exec: "(?P<d3>.*?)": .*permission denied'),
     ("command-missing", r'exec: "(?P<d>.*?)": (?:stat .*: no such file or directory|executable file not found in \$PATH)'),
     ("bad-format", r"exec (?:/proc/self/fd/\d+|(?P<d>\S+)): exec format error|exec: \"(?P<d2>.*?)\": .*exec format error"),
@@ -76,7 +76,9 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("timeout", r"context deadline exceeded|[Rr]ead timed out|timed out waiting"),
 )  # fmt: skip
 
-_COMPILED = tuple((what, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for what, pattern in _TABLE)
+_COMPILED = tuple(
+    (what, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for what, pattern in _TABLE
+)
 
 DEATH_TEXTS = frozenset({"not-running", "dying", "removing", "shim-gone"})
 """Answers that a dead or dying container gives. `no-such-container` may be another engine's."""
@@ -117,5 +119,6 @@ def is_engine_text(text: str) -> bool:
         text.startswith("OCI runtime exec failed: ")
         or re.search(r": (?:unknown|unavailable|not found)$", text)
         or re.fullmatch(r"container (?:\S+ )?is not running", text, re.IGNORECASE)
+        or re.fullmatch(r"unable to find (?:user|group) \S+: no matching entries in \w+ file", text)
         or re.fullmatch(r"container \S+ is in Running state but has no containerd Task set", text)
     )

@@ -93,7 +93,14 @@ class Suppressed:
 
 
 KernelFact = (
-    OomKill | OomKilled | OomInvoked | ForkRejected | Crash | SeccompKill | StorageError | Suppressed
+    OomKill
+    | OomKilled
+    | OomInvoked
+    | ForkRejected
+    | Crash
+    | SeccompKill
+    | StorageError
+    | Suppressed
 )
 
 # One expression each, anchored at both ends, not split(","): mems_allowed and nodemask
@@ -115,17 +122,28 @@ _INVOKED = re.compile(
     re.DOTALL,
 )
 _FORK = re.compile(r"cgroup: fork rejected by pids controller in (?P<path>/\S*)\s*")
-_SEGV = re.compile(r"(?P<comm>.{0,64})\[(?P<pid>\d+)\]: (?P<what>segfault|unhandled \w+.*?) at .*", re.DOTALL)
-_TRAP = re.compile(r"traps: (?P<comm>.{0,64})\[(?P<pid>\d+)\] (?P<what>[a-z][\w -]+?)(?: ip:.*|:.*)?", re.DOTALL)
+_SEGV = re.compile(
+    r"(?P<comm>.{0,64})\[(?P<pid>\d+)\]: (?P<what>segfault|unhandled \w+.*?) at .*", re.DOTALL
+)
+_TRAP = re.compile(
+    r"traps: (?P<comm>.{0,64})\[(?P<pid>\d+)\] (?P<what>[a-z][\w -]+?)(?: ip:.*|:.*)?", re.DOTALL
+)
 _SECCOMP = re.compile(
-    r'audit: type=1326 .* pid=(?P<pid>\d+) comm=(?:"(?P<comm>[^"]*)"|(?P<hex>[0-9A-F]+)) .*sig=(?:9|31) .*', re.DOTALL
+    r'audit: type=1326 .* pid=(?P<pid>\d+) comm=(?:"(?P<comm>[^"]*)"|(?P<hex>[0-9A-F]+)) .*sig=(?:9|31) .*',
+    re.DOTALL,
 )
 _IO = re.compile(
-    r"(?:blk_update_request: |Buffer )?I/O error,? (?:on )?dev (?P<dev>[\w/-]+), .*", re.IGNORECASE | re.DOTALL
+    r"(?:blk_update_request: |Buffer )?I/O error,? (?:on )?dev (?P<dev>[\w/-]+), .*",
+    re.IGNORECASE | re.DOTALL,
 )
-_FS = re.compile(r"(?:EXT4-fs|XFS|BTRFS)(?:[: ]+)(?:error|critical).{0,20}\(device (?P<dev>[\w/-]+)\).*", re.DOTALL)
+_FS = re.compile(
+    r"(?:EXT4-fs|XFS|BTRFS)(?:[: ]+)(?:error|critical).{0,20}\(device (?P<dev>[\w/-]+)\).*",
+    re.DOTALL,
+)
 _RO = re.compile(r"(?:EXT4-fs|BTRFS)[^(]*\((?P<dev>[\w/-]+)\): Remounting filesystem read-only\s*")
-_SUPPRESSED = re.compile(r"(?P<what>[\w./ -]{1,60}): (?P<count>\d+) (?:output lines|callbacks) suppressed.*")
+_SUPPRESSED = re.compile(
+    r"(?P<what>[\w./ -]{1,60}): (?P<count>\d+) (?:output lines|callbacks) suppressed.*"
+)
 
 
 def parse_kernel(text: str) -> KernelFact | None:

@@ -1,11 +1,11 @@
 r"""Lines of macOS `log show --style ndjson`, as typed facts.
 
-    >>> parse_macos(
-    ...     '{"timestamp":"2026-11-23 14:00:01.123456+0100","processImagePath":'
-    ...     '"\\/System\\/Library\\/Frameworks\\/Virtualization.framework\\/com.apple.Virtualization.VirtualMachine",'
-    ...     '"processID":512,"messageType":"Error","eventMessage":"The virtual machine stopped unexpectedly."}'
-    ... )
-    HostFact(wall=1795438801123456000, process='com.apple.Virtualization.VirtualMachine', pid=512, what='vm-stopped', message='The virtual machine stopped unexpectedly.')
+>>> parse_macos(
+...     '{"timestamp":"2026-11-23 14:00:01.123456+0100","processImagePath":'
+...     '"\\/System\\/Library\\/Frameworks\\/Virtualization.framework\\/com.apple.Virtualization.VirtualMachine",'
+...     '"processID":512,"messageType":"Error","eventMessage":"The virtual machine stopped unexpectedly."}'
+... )
+HostFact(wall=1795438801123456000, process='com.apple.Virtualization.VirtualMachine', pid=512, what='vm-stopped', message='The virtual machine stopped unexpectedly.')
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _WHAT: tuple[tuple[str, str, str], ...] = (
     (r"powerd|kernel", r".*(?:Wake reason|DarkWake|System Wake).*", "wake"),
 )  # fmt: skip
 _COMPILED = tuple(
-    (re.compile(who), re.compile(said, re.DOTALL | re.IGNORECASE), what) for who, said, what in _WHAT
+    (re.compile(who), re.compile(said, re.DOTALL | re.IGNORECASE), what)
+    for who, said, what in _WHAT
 )
 
 
@@ -55,13 +56,17 @@ def parse_macos(text: str) -> HostFact | None:
     if not isinstance(pid, int) or isinstance(pid, bool):
         return None
     process = path.rsplit("/", 1)[-1]
-    what = next((w for who, s, w in _COMPILED if who.fullmatch(process) and s.fullmatch(said)), "other")
+    what = next(
+        (w for who, s, w in _COMPILED if who.fullmatch(process) and s.fullmatch(said)), "other"
+    )
     return HostFact(wall, process, pid, what, said)
 
 
 def _stamp(text: object) -> int | None:
     m = re.fullmatch(
-        r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.(\d{6})([+-]\d\d)(\d\d)", text if isinstance(text, str) else "", re.ASCII
+        r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.(\d{6})([+-]\d\d)(\d\d)",
+        text if isinstance(text, str) else "",
+        re.ASCII,
     )
     if m is None:
         return None

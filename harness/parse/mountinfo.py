@@ -1,8 +1,8 @@
 r"""Lines of /proc/PID/mountinfo, as typed facts.
 
-    >>> m = parse_mount("36 35 254:0 /src//deleted /x rw,noatime master:1 - ext4 /dev/root rw,errors=continue")
-    >>> m.point, m.deleted, m.read_only, m.fstype
-    ('/x', True, False, 'ext4')
+>>> m = parse_mount("36 35 254:0 /src//deleted /x rw,noatime master:1 - ext4 /dev/root rw,errors=continue")
+>>> m.point, m.deleted, m.read_only, m.fstype
+('/x', True, False, 'ext4')
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 r"""Lines of `strace -f -ttt`, as typed facts.
 
-    >>> parse_strace("811 1763900000.123456 kill(7, SIGKILL) = 0")
-    Call(pid=811, at=1763900000123456000, name='kill', arguments='7, SIGKILL', result=0, error=None)
-    >>> parse_strace("811 1763900000.2 +++ killed by SIGKILL (core dumped) +++")
-    Ended(pid=811, at=1763900000200000000, signal='SIGKILL', code=None)
+>>> parse_strace("811 1763900000.123456 kill(7, SIGKILL) = 0")
+Call(pid=811, at=1763900000123456000, name='kill', arguments='7, SIGKILL', result=0, error=None)
+>>> parse_strace("811 1763900000.2 +++ killed by SIGKILL (core dumped) +++")
+Ended(pid=811, at=1763900000200000000, signal='SIGKILL', code=None)
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Delivered:
     sender: int | None
 
 
-_HEAD = re.compile(r"(?:\[pid +(?P<p1>\d+)\] |(?P<p2>\d+) +)?(?:(?P<s>\d{9,11})\.(?P<f>\d{1,9}) )?(?P<body>.*)", re.DOTALL)
+_HEAD = re.compile(
+    r"(?:\[pid +(?P<p1>\d+)\] |(?P<p2>\d+) +)?(?:(?P<s>\d{9,11})\.(?P<f>\d{1,9}) )?(?P<body>.*)",
+    re.DOTALL,
+)
 _CALL = re.compile(
     r"(?:<\.\.\. )?(?P<name>[a-z_]\w*)(?: resumed>|\()(?P<args>.*)\) += (?P<res>-?\d+|\?|0x[0-9a-f]+)"
     r"(?: (?P<err>E[A-Z0-9]+) \(.*\)| \(.*\)| ERESTART\w* \(.*\))?(?: <\d+\.\d+>)?",
@@ -53,7 +56,9 @@ _CALL = re.compile(
 )
 _KILLED = re.compile(r"\+\+\+ killed by (?P<sig>SIG\w+)(?: \(core dumped\))? \+\+\+")
 _EXITED = re.compile(r"\+\+\+ exited with (?P<code>\d+) \+\+\+")
-_SIGNAL = re.compile(r"--- (?P<sig>SIG\w+) \{si_signo=SIG\w+, si_code=(?P<code>\w+)(?:, si_pid=(?P<pid>\d+))?.*\} ---")
+_SIGNAL = re.compile(
+    r"--- (?P<sig>SIG\w+) \{si_signo=SIG\w+, si_code=(?P<code>\w+)(?:, si_pid=(?P<pid>\d+))?.*\} ---"
+)
 
 
 def parse_strace(text: str) -> Call | Ended | Delivered | None:
