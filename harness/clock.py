@@ -7,13 +7,17 @@ people. Whoever waits, waits here, so that a test can hand in a clock of its own
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 # macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC goes on during sleep.
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -21,8 +25,22 @@ _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 NS = 1_000_000_000
 
 
+class Inbox(Protocol[T]):
+    """What one thread reads and any thread fills. Items are never None."""
+
+    def put(self, item: T) -> None:
+        """From any thread, or a signal handler."""
+
+    def get(self, until: int | None) -> T | None:
+        """The next item; None when that instant of `now` comes first. None waits for ever."""
+
+
 class Clock(Protocol):
-    """What the runner needs of time. Nanoseconds in `now`, seconds in `sleep`."""
+    """What the runner needs of time, and of threads and queues that wait for it.
+
+    They belong together: only who knows everybody that waits can let time jump, and that
+    is how a test with deadlines of minutes takes milliseconds.
+    """
 
     def now(self) -> int:
         """Nanoseconds since boot; only differences mean anything."""
@@ -32,6 +50,33 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Wait at least so long."""
+
+    def sleep_until(self, instant: int) -> int:
+        """Wait for an instant of `now`, as precisely as can be had; when it really ended."""
+
+    def inbox(self) -> Inbox[Any]:
+        """A queue whose reader waits on this clock."""
+
+    def thread(self, name: str, body: Callable[[], None]) -> None:
+        """Run it beside the caller. Nobody waits for it: it says itself when it is done."""
+
+
+class _Inbox(Generic[T]):
+    # SimpleQueue: its `put` is the only one that a signal handler may call at any time.
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[T] = queue.SimpleQueue()
+
+    def put(self, item: T) -> None:
+        self._queue.put(item)
+
+    def get(self, until: int | None) -> T | None:
+        try:
+            if until is None:
+                return self._queue.get()
+            rest = (until - now()) / NS
+            return self._queue.get(timeout=rest) if rest > 0 else self._queue.get_nowait()
+        except queue.Empty:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +92,16 @@ class RealClock:
     def sleep(self, seconds: float) -> None:
         if seconds > 0:
             time.sleep(seconds)
+
+    def sleep_until(self, instant: int) -> int:
+        return sleep_until(instant)
+
+    def inbox(self) -> Inbox[Any]:
+        return _Inbox()
+
+    def thread(self, name: str, body: Callable[[], None]) -> None:
+        # A daemon: what hangs in a dead engine must not hold up the end of the program.
+        threading.Thread(target=body, name=name, daemon=True).start()
 
 
 def now() -> int:
