@@ -324,6 +324,11 @@ class Engine:
             lambda s: s.remove_network(network), deadline=deadline, name="network-remove"
         )
 
+    def volume_remove(self, volume: str, *, deadline: float | None = None) -> Answer[None]:
+        return self.ask(
+            lambda s: s.remove_volume(volume, force=True), deadline=deadline, name="volume-remove"
+        )
+
     def network_connect(
         self, network: str, container: str, *, deadline: float | None = None
     ) -> Answer[None]:

@@ -22,6 +22,7 @@ def create_body(
     labels: Mapping[str, str],
     ids: Mapping[str, str],
     networks: Mapping[str, str],
+    volumes: Mapping[str, str] | None = None,
     cgroup: str = "/",
 ) -> dict[str, Any]:
     """The JSON body.
@@ -30,6 +31,7 @@ def create_body(
         image: Tag or id, already there.
         ids: Name within the experiment → container id, for shared namespaces.
         networks: Word in the experiment → name of the network made for the trial.
+        volumes: The same for volumes.
         cgroup: The machine's own cgroup; a cgroup_parent is put below it, since a
             container outside would escape the machine's limits.
     """
@@ -66,7 +68,7 @@ def create_body(
             for target, t in spec.tmpfs.items()
         }
         or None,
-        "Mounts": [_mount(m) for m in spec.mounts] or None,
+        "Mounts": [_mount(m, volumes or {}, labels) for m in spec.mounts] or None,
         "CgroupParent": None
         if spec.cgroup_parent is None
         else f"{cgroup.rstrip('/')}/{spec.cgroup_parent.strip('/')}",
@@ -79,7 +81,10 @@ def create_body(
         "User": spec.user,
         "WorkingDir": spec.workdir,
         "StopTimeout": None if spec.stop_timeout is None else round(spec.stop_timeout),
-        "Labels": dict(labels),
+        "StopSignal": spec.stop_signal,
+        "Hostname": spec.hostname,
+        # Ours win: by them the container is found when everything else is lost.
+        "Labels": {**spec.labels, **labels},
         "HostConfig": {k: v for k, v in host.items() if v is not None},
     }
     return {k: v for k, v in body.items() if v is not None}
@@ -112,13 +117,17 @@ def _shared(value: str | None, ids: Mapping[str, str]) -> str | None:
     return value
 
 
-def _mount(mount: Mount) -> dict[str, Any]:
+def _mount(
+    mount: Mount, volumes: Mapping[str, str], labels: Mapping[str, str]
+) -> dict[str, Any]:
     body: dict[str, Any] = {
         "Type": "bind" if mount.source is not None else "volume",
-        "Source": mount.source if mount.source is not None else mount.volume,
+        "Source": mount.source or volumes.get(mount.volume or "", mount.volume),
         "Target": mount.target,
         "ReadOnly": mount.mode == "ro",
     }
+    if mount.volume is not None:
+        body["VolumeOptions"] = {"Labels": dict(labels)}
     if mount.propagation is not None:
         body["BindOptions"] = {"Propagation": mount.propagation}
     return body

@@ -59,6 +59,7 @@ class Stage:
     ids: dict[str, str] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
     networks: dict[str, str] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -246,6 +247,10 @@ def prepare(stage: Stage) -> None:
         except EnvironmentInvalid as error:
             raise StepFailed(str(error)) from error
         _sources(stage, spec)
+        # A trial starts from fresh volumes too; the engine makes them with the container.
+        for mount in spec.mounts:
+            if mount.volume is not None:
+                stage.volumes[mount.volume] = f"{stage.token}-{mount.volume}"
         if spec.network not in {"bridge", "none", "host"} and ":" not in spec.network:
             _network(stage, spec.network)
     remount = experiment.remount
@@ -316,6 +321,7 @@ def make(stage: Stage, name: str, spec: ContainerSpec) -> str:
         labels=stage.labels,
         ids=stage.ids,
         networks=stage.networks,
+        volumes=stage.volumes,
         cgroup=stage.cgroup,
     )
     deadline = stage.spec.experiment.deadlines.create
@@ -500,6 +506,10 @@ def clean(stage: Stage) -> None:
         answer = stage.engine.network_remove(name, deadline=deadline)
         if answer.failure is not None and answer.http != 404 and not answer.absent:
             trouble.append(f"network {name}: {answer.failure}")
+    for name in stage.volumes.values():
+        answer = stage.engine.volume_remove(name, deadline=deadline)
+        if answer.failure is not None and answer.http != 404 and not answer.absent:
+            trouble.append(f"volume {name}: {answer.failure}")
     for path in stage.shared:
         # Once for the bind that made it shared, once for what was put over it.
         stage.machine.root(("umount", "-l", path), deadline=10)
