@@ -281,7 +281,7 @@ def test_the_other_kind_of_file_is_named():
         ("remount: {how: in-place, mode: ro}", "remount"),
         ("remount: {how: in-place, target: /work}", "remount"),
         ("remount: {how: recreate, target: /elsewhere, mode: ro}", "remount.target"),
-        ("remount: {how: propagate, target: /work, mode: ro}", "remount.how"),
+        ("remount: {how: propagate, target: /run, mode: ro}", "remount.target"),
         ("before_trial: {run: x, on: container}", "before_trial.on"),
         ("setup: {run: x, script: y}", "setup.run"),
         ("setup: {timeout: 3s}", "setup"),
@@ -294,6 +294,27 @@ def test_what_must_agree(more, what):
     """A problem that lies between two keys points at one of them."""
     found = problems(experiment, EXPERIMENT + more + "\n", {"/w/experiments/y": "x"})
     assert at(found, what).where == "experiments/x.yaml:7"
+
+
+@pytest.mark.parametrize("kind", ["volume: v", "source: ./v, propagation: private"])
+def test_propagate_needs_a_mount_that_hears_of_it(kind):
+    """A volume, or a mount that is private on purpose, never would."""
+    text = EXPERIMENT.replace("source: ./work", kind)
+    found = problems(experiment, text + "remount: {how: propagate, target: /work, mode: ro}\n")
+    assert at(found, "remount.how").where == "experiments/x.yaml:7"
+
+
+def test_propagate_implies_the_propagation_it_needs():
+    """Nobody should have to know; and no other remount changes docker's default."""
+    for how, propagation in (("propagate", "rslave"), ("in-place", None)):
+        made = experiment(EXPERIMENT + f"remount: {{how: {how}, target: /work, mode: ro}}\n")
+        assert made.container.mounts[0].propagation == propagation
+
+
+def test_the_subject_is_called_main():
+    """What shares its namespaces finds it by that name."""
+    found = problems(experiment, EXPERIMENT.replace("  command", "  name: x\n  command"))
+    assert at(found, "container.name").where == "experiments/x.yaml:4"
 
 
 def test_tolerances_know_every_hypothesis():

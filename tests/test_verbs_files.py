@@ -88,7 +88,7 @@ def test_validate_finds_what_only_the_cells_show(folder, capsys):
     path = folder / "matrix" / "hello.yaml"
     path.write_text(path.read_text().replace("delay: [0s, 250ms]", "remount.how: [propagate]"))
     assert validate.main([str(path)]) == ExitCode.USAGE
-    assert "private mount" in capsys.readouterr().out
+    assert "hears of changes" in capsys.readouterr().out
 
 
 def test_validate_without_files():

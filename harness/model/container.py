@@ -129,7 +129,7 @@ class ContainerSpec(Noun):
     """A container and its limits.
 
     Attributes:
-        name: Within the experiment; the subject's is "main".
+        name: Within the experiment, for `beside`; the subject's is "main".
         image: Where its file system comes from.
         command: argv of the main process; empty: what the image says.
         entrypoint: Overrides the image's; None: what the image says.

@@ -127,7 +127,8 @@ class Remount(Noun):
     Attributes:
         how: none: they do not. restart: stop and start. recreate: remove and create anew with
             the mount changed. in-place: `mount -o remount` in the container's mount namespace.
-            propagate: a bind changed on the machine's side under a shared mount.
+            propagate: a bind changed on the machine's side under a shared mount; the mount gets
+            propagation rslave unless the experiment says otherwise.
         target: Which mount; a new one when `source` is given too.
         mode: What it becomes.
         source: Another source for it; None: the same.
@@ -208,7 +209,13 @@ class Experiment(Noun):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
-        names = [self.container.name or MAIN]
+        names = [MAIN]
+        if self.container.name not in {None, MAIN}:
+            raise refuse(
+                f"the subject is called {MAIN} by everything that shares with it",
+                "leave the name out",
+                "container.name",
+            )
         for index, other in enumerate(self.beside):
             if other.name is None or other.name in names:
                 raise refuse(
@@ -260,10 +267,11 @@ class Experiment(Noun):
             )
         if remount.how == "propagate":
             mount = mounts.get(remount.target)
-            if mount is None or mount.propagation not in {"shared", "rshared", "slave", "rslave"}:
+            heard = {"shared", "rshared", "slave", "rslave", None}
+            if mount is None or mount.source is None or mount.propagation not in heard:
                 raise refuse(
-                    "a private mount never hears of changes on the machine's side",
-                    f"propagation: rslave on the mount at {remount.target}",
+                    "only a bind mount that is not private hears of changes on the machine's side",
+                    f"source: and propagation: rslave on the mount at {remount.target}",
                     "remount.how",
                 )
         return self

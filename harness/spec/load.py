@@ -19,7 +19,7 @@ from harness.spec import keys
 from harness.spec.axes import Axis, Pattern, Value, read_axes, read_patterns, show_value
 from harness.spec.complaints import explain, legible, place, seen
 from harness.spec.files import Disk, Files, Frozen
-from harness.spec.nodes import Node, Scalar, Table, nearest, plain
+from harness.spec.nodes import Items, Node, Scalar, Table, nearest, plain, put
 from harness.spec.overrides import Change, Trees, apply, axis_keys
 from harness.spec.tree import Desk, NoSuchItem, complete, kind_of_file, read_tree, set_at
 
@@ -265,12 +265,35 @@ def _matrix(desk: Desk, tree: Table) -> Matrix | None:
 
 
 def _experiment(desk: Desk, tree: Table) -> Experiment | None:
-    done = complete(desk, tree, Experiment)
+    done = _implied(complete(desk, tree, Experiment))
     try:
         return Experiment.model_validate(plain(done), context={"text": True})
     except ValidationError as error:
         _add(desk, explain(error, done, Experiment, show=desk.show))
         return None
+
+
+def _implied(tree: Node) -> Node:
+    """What `propagate` needs and nobody should have to know: a mount that hears of changes.
+
+    A private mount (docker's default) never would; the other remounts get docker's default,
+    since docker refuses rslave where the source is not shared on the machine.
+    """
+    how, _, depth = nearest(tree, ("remount", "how"))
+    if not isinstance(how, Scalar) or how.value != "propagate" or depth == 0:
+        return tree
+    target, _, there = nearest(tree, ("remount", "target"))
+    mounts, _, found = nearest(tree, ("container", "mounts"))
+    if there < 2 or found < 2 or not isinstance(mounts, Items) or not isinstance(target, Scalar):
+        return tree
+    for index, mount in enumerate(mounts.items):
+        if not isinstance(mount, Table) or {"propagation", "volume"} & set(mount.entries):
+            continue
+        own = mount.entries.get("target")
+        if isinstance(own, Scalar) and own.value == target.value:
+            path = ("container", "mounts", index, "propagation")
+            return put(tree, path, Scalar("rslave", "rslave", how.mark), how.mark)
+    return tree
 
 
 def _add(desk: Desk, problems: list[Problem]) -> None:
