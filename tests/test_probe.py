@@ -648,7 +648,7 @@ def test_lines_that_are_no_events_are_gaps_not_errors(tmp_path):
         link.watch(ID)
         assert link.flush(5)
         assert link.undecodable == 2
-    assert [e for e in heard if isinstance(e, events.Gap)][0].name == "link"
+    assert next(e for e in heard if isinstance(e, events.Gap)).name == "link"
     assert any(isinstance(e, events.DeathSeen) for e in heard)
 
 

@@ -95,7 +95,7 @@ class Probe:
             self.machine,
             self.base,
         )
-        self.syscalls = Syscalls(loop, out, self.daemons)
+        self.syscalls = Syscalls(loop, out, self.daemons, str(self.config.get("tracer", "")))
         self.deaths.on_death = [self.postmortem.died, self.namespaces.died]
 
     # --- beginning ---
@@ -160,7 +160,7 @@ class Probe:
             "" if self.hierarchies.mounts else "no control groups are mounted",
         )
         if self.monitors == "full":
-            self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
+            self.syscalls.start(self.tracing, "%s-%d" % (self.label, os.getpid()))
 
     def batch(self) -> None:
         """What wakes nobody, together, so that we wake once for all of it."""
@@ -293,7 +293,7 @@ class Probe:
                 "monitors can change between light and full, not %s to %s" % (self.monitors, level)
             )
         if level == "full" and self.monitors != "full":
-            self.syscalls.start(self.tracing, "%s-%d-s" % (self.label, os.getpid()))
+            self.syscalls.start(self.tracing, "%s-%d" % (self.label, os.getpid()))
         elif level == "light":
             self.syscalls.stop()
         self.monitors = level

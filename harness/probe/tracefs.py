@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 # "   comm-pid   (  tgid) [cpu] flags  secs.usecs: event: fields"; the name is whatever its
-# owner chose, blanks, dashes and line feeds included.
+# owner chose, blanks, dashes and line feeds included. System calls print as themselves:
+# "sys_kill(pid: 1, sig: 9)", "sys_clone -> 0x1f".
 LINE = re.compile(
     r"^ *(?P<comm>.{0,16}?)-(?P<tid>\d+) +(?P<column>\( *(?P<tgid>[\d-]+)\) +)?\[\d+\] \S+ +"
-    r"(?P<sec>\d+)\.(?P<usec>\d{6}): (?P<event>\w+): (?P<rest>.*)$",
+    r"(?P<sec>\d+)\.(?P<usec>\d{6}): (?P<event>\w+)(?:: |(?=\(| -> ))(?P<rest>.*)$",
     re.S,
 )
 # How the fields of a line end whose name field may hold anything.

@@ -1,23 +1,20 @@
 """Every verb as an invoke task: names, arguments, help, and nothing else.
 
 Rule: this module imports invoke and nothing heavy; a verb's own module is imported when
-the verb is called. An error that we raise on purpose is printed whole, as text or as
-the `error` member of a JSON document, and its exit code is the verb's.
+the verb is called. What goes wrong in it is `console`'s to tell.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import json as jsonlib
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from harness.verbs import console
 from harness.verbs.words import Verb
 
 if TYPE_CHECKING:
@@ -32,26 +29,12 @@ _CAMPAIGN = "a directory, a name below results/, or nothing for the latest"
 
 def _call(verb: str, *, json: bool, arguments: dict[str, Any]) -> None:
     """Import the verb's module, call its main, turn what comes into an exit code."""
-    from harness.errors import DeathbenchError, ExitCode
 
-    try:
+    def main() -> int:
         module = importlib.import_module(f"harness.verbs.{verb}")
-        code = int(module.main(json=json, **arguments))
-    except DeathbenchError as error:
-        code = int(error.exit_code)
-        if json:
-            document = {"format": f"deathbench.{verb}/1", "exit": code, "error": error.document()}
-            print(jsonlib.dumps(document))
-        else:
-            print(error, file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # `… | head` has read enough. Python would complain once more while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    if code:
+        return int(module.main(json=json, **arguments))
+
+    if code := console.answer(verb, main, json=json):
         raise Exit(code=code)
 
 
@@ -211,10 +194,10 @@ def validate(c: Context, files: str = "", json: bool = False) -> None:
     _call("validate", json=json, arguments={"files": [f for f in files.split(",") if f]})
 
 
-@_verb(positional=["noun"], help={"noun": "experiment or matrix"})
-def schema(c: Context, noun: str = "experiment") -> None:
+@_verb(positional=["noun"], help={"noun": "experiment or matrix", "json": "it always is"})
+def schema(c: Context, noun: str = "experiment", json: bool = False) -> None:
     """JSON Schema of the files, for editors."""
-    _call("schema", json=False, arguments={"noun": noun})
+    _call("schema", json=json, arguments={"noun": noun})
 
 
 @_verb(positional=["name"], help={"name": "of the experiment", "json": _JSON})

@@ -151,7 +151,9 @@ def test_a_life_of_milliseconds_has_a_whole_history(probe, run):
         if container in name and name.endswith(("memory.limit_in_bytes", "memory.max"))
     }  # fmt: skip
     assert limits == {str(64 << 20)}
-    assert any(" /etc/hosts " in line for line in heard.wait(events.MountChange, container=container).added)
+    assert any(
+        " /etc/hosts " in line for line in heard.wait(events.MountChange, container=container).added
+    )
     assert list(heard.of(events.DeathSeen, container=container)) == [death]
 
 
@@ -331,12 +333,13 @@ def test_a_restart_gives_a_second_main_process(probe, client, run):
     container = run("sleep", "100")
     first = heard.wait(events.MainProcess, container=container)
     client.restart(container, grace=0).need("restart")
-    second = heard.wait(
-        events.MainProcess, container=container, where=lambda e: e.pid != first.pid
-    )
+    second = heard.wait(events.MainProcess, container=container, where=lambda e: e.pid != first.pid)
     client.kill(container).need("kill")
     heard.wait(events.DeathSeen, container=container, pid=second.pid)
-    assert [e.pid for e in heard.of(events.DeathSeen, container=container)] == [first.pid, second.pid]
+    assert [e.pid for e in heard.of(events.DeathSeen, container=container)] == [
+        first.pid,
+        second.pid,
+    ]
 
 
 def test_a_bad_command_is_refused_not_obeyed(probe):
@@ -464,14 +467,20 @@ def test_a_hung_daemon_is_told(client):
         )  # fmt: skip
 
 
-def test_full_monitors_trace_the_daemons_system_calls(pen, client, image):
-    """`full` shows runc being executed for a start; the daemons go on after it ends."""
+@pytest.mark.parametrize("tracer", ["tracefs", "strace"])
+def test_full_monitors_trace_the_daemons_system_calls(pen, client, image, tracer):
+    """`full` shows runc being executed for a start, by either tracer; the daemons go on after it ends."""
+    if tracer == "strace" and shutil.which("strace") is None:
+        pytest.skip("no strace on this host")
     heard = Heard()
-    with ProbeLink(pen.probe_site(), monitors="full", on_event=heard):
-        heard.wait(events.SourceState, name="syscalls")
+    site = pen.probe_site()
+    site = replace(site, config={**site.config, "tracer": tracer})
+    with ProbeLink(site, monitors="full", on_event=heard):
+        assert heard.wait(events.SourceState, name="syscalls").state == "active"
         container = client.create(None, {"Image": image, "Cmd": ["true"]}).need("create")
         client.start(container).need("start")
-        heard.wait(events.Syscall, where=lambda e: "execve" in e.text and "runc" in e.text)
+        heard.wait(events.Syscall, where=lambda e: "exec" in e.text and "runc" in e.text)
+        heard.wait(events.Syscall, where=lambda e: "kill" in e.text or "clone" in e.text)
     assert client.remove(container, force=True).ok
 
 

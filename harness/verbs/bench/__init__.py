@@ -1,0 +1,54 @@
+"""`bench`: how well we watch, as ratios against what people do by hand.
+
+Rule: both sides of a ratio are measured in one run on one machine, side by side or
+interleaved; a number without its competitor, its spread and its count is not printed.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+
+from harness.errors import BadInput, ExitCode, Problem
+from harness.verbs.bench.ratio import Ratio, lines
+
+
+def main(*, what: str = "observe", only: str = "", quick: bool = False, json: bool = False) -> int:
+    """Exit code 0 when every aim is met, 2 when one is not."""
+    from harness.verbs.bench import observe
+
+    known = {"observe": observe}
+    if what not in known:
+        raise BadInput(
+            [
+                Problem(
+                    "command line", f"bench {what}", "there is no such benchmark", "bench observe"
+                )
+            ]
+        )
+    parts = [part for part in only.split(",") if part]
+    unknown = sorted(set(parts) - set(observe.PARTS))
+    if unknown:
+        why, fix = "there is no such part", "one of " + ", ".join(observe.PARTS)
+        raise BadInput([Problem("command line", f"--only {p}", why, fix) for p in unknown])
+    machine, ratios = known[what].run(parts or list(observe.PARTS), quick=quick, say=_narrate)
+    document = {
+        "format": "deathbench.bench/1",
+        "bench": what,
+        "machine": machine,
+        "ratios": [ratio.document() for ratio in ratios],
+        "exit": int(_code(ratios)),
+    }
+    if json:
+        print(jsonlib.dumps(document))
+    else:
+        print("\n".join(lines(ratios)))
+    return int(_code(ratios))
+
+
+def _code(ratios: list[Ratio]) -> ExitCode:
+    return ExitCode.INCONCLUSIVE if any(r.met is False for r in ratios) else ExitCode.OK
+
+
+def _narrate(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

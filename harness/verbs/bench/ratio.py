@@ -1,0 +1,114 @@
+"""One line of a benchmark: ours, the other's, their ratio, and the aim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.stats.medians import median, median_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """ours and other are medians in `unit`; ratio with its 95 % interval.
+
+    aim: (">=" or "<=", value). It is judged by the ratio itself, or for "<=" on a
+    perturbation by the interval's upper end, as `by` says (point | high | ours).
+    """
+
+    name: str
+    ours: float
+    other: float | None
+    competitor: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    aim: tuple[str, float] | None = None
+    by: str = "point"
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is no aim."""
+        if self.aim is None:
+            return None
+        sign, value = self.aim
+        found = {"point": self.ratio, "high": self.high, "ours": self.ours}[self.by]
+        if found is None:
+            return None
+        return found >= value if sign == ">=" else found <= value
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "ours": self.ours,
+            "other": self.other,
+            "competitor": self.competitor,
+            "ratio": self.ratio,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "unit": self.unit,
+            "aim": None if self.aim is None else f"{self.by} {self.aim[0]} {self.aim[1]:g}",
+            "met": self.met,
+        }
+
+
+def paired(
+    name: str,
+    pairs: Sequence[tuple[float, float]],
+    *,
+    competitor: str,
+    unit: str,
+    invert: bool = False,
+    aim: tuple[str, float] | None = None,
+    by: str = "point",
+) -> Ratio:
+    """pairs of (ours, other) from the same event or the same round; ratio = other / ours.
+
+    invert: ratio = ours / other, for what should be near one.
+    """
+    each = [(a / b if invert else b / a) for a, b in pairs if a > 0 and b > 0]
+    low, high = median_interval(each) if each else (None, None)
+    return Ratio(
+        name=name,
+        ours=median([a for a, _ in pairs]),
+        other=median([b for _, b in pairs]),
+        competitor=competitor,
+        ratio=median(each) if each else None,
+        low=low,
+        high=high,
+        n=len(each),
+        unit=unit,
+        aim=aim,
+        by=by,
+    )
+
+
+def alone(
+    name: str, value: float, *, n: int, unit: str, aim: tuple[str, float], what: str = ""
+) -> Ratio:
+    """A number of ours that has an aim of its own."""
+    return Ratio(
+        name=name, ours=value, other=None, competitor=what, ratio=None, low=None, high=None,
+        n=n, unit=unit, aim=aim, by="ours",
+    )  # fmt: skip
+
+
+def lines(ratios: Sequence[Ratio]) -> list[str]:
+    """The table as text."""
+    from tabulate import tabulate
+
+    rows = []
+    for r in ratios:
+        spread = "" if r.ratio is None else f"{r.ratio:.3g} ({r.low:.3g}-{r.high:.3g})"
+        aim = "" if r.aim is None else f"{r.aim[0]} {r.aim[1]:g}"
+        met = {None: "", True: "yes", False: "NO"}[r.met]
+        other = "" if r.other is None else f"{r.other:.4g}"
+        rows.append((r.name, f"{r.ours:.4g}", other, r.unit, r.competitor, spread, r.n, aim, met))
+    head = ("what", "ours", "other", "unit", "against", "ratio (95 %)", "n", "aim", "met")
+    return str(tabulate(rows, headers=head, disable_numparse=True)).splitlines()
