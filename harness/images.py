@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness import process
+from harness import LABEL, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,9 +62,9 @@ def ensure(engine: Engine, image: ImageLike, *, machine: RootRunner | None = Non
             return _import(engine, *_busybox(machine))
         return _import(engine, *_rootfs(image.rootfs))
     if image.build is not None:
-        return _build(engine, image.build)
+        return _build(engine, image.build, machine)
     assert image.ref is not None
-    return _reference(engine, image.ref)
+    return _reference(engine, image.ref, machine)
 
 
 def _import(engine: Engine, stem: str, tar: bytes, tag: str) -> str:
@@ -227,24 +226,31 @@ def directory_tar(folder: Path) -> bytes:
 # --- references and builds ----------------------------------------------------------
 
 
-def _reference(engine: Engine, ref: str) -> str:
+def _outside(machine: RootRunner | None) -> str:
+    """Open a machine's way to the network, where it has one to open; why it stays closed."""
+    way = getattr(machine, "connect_outside", None)
+    return "" if way is None else str(way())
+
+
+def _reference(engine: Engine, ref: str, machine: RootRunner | None) -> str:
     found = engine.image(ref)
     if found.ok:
         return ref
     if found.http != 404:
         found.need(f"the image {ref}")
+    closed = _outside(machine)
     pulled = engine.pull(ref, deadline=_DEADLINE)
     if pulled.ok:
         return ref
     raise EnvironmentInvalid(
         f"the engine has no image {ref}, and it can not be pulled",
-        why=str(pulled.failure),
+        why=f"{pulled.failure}" + (f"\nno way out of the machine: {closed}" if closed else ""),
         mend=f"docker pull {ref} where there is a network and docker save/load it here,"
         " or {rootfs: busybox}, {rootfs: DIRECTORY-OR-TAR}, {build: DIRECTORY}",
     )
 
 
-def _build(engine: Engine, folder: str) -> str:
+def _build(engine: Engine, folder: str, machine: RootRunner | None) -> str:
     place = Path(folder)
     if not (place / "Dockerfile").is_file():
         raise EnvironmentInvalid(
@@ -256,7 +262,11 @@ def _build(engine: Engine, folder: str) -> str:
     tag = f"{LABEL}/{stem}:{tag_of(directory_tar(place))}"
     if engine.image(tag).ok:
         return tag
-    engine.build(folder, tag, labels={LABEL: "image"}, deadline=3600).need(
-        f"the image of {folder} can not be built"
-    )
+    closed = _outside(machine)
+    built = engine.build(folder, tag, labels={LABEL: "image"}, deadline=3600)
+    if built.failure is not None:
+        raise EnvironmentInvalid(
+            f"the image of {folder} can not be built",
+            why=f"{built.failure}" + (f"\nno way out of the machine: {closed}" if closed else ""),
+        )
     return tag

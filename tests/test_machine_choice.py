@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, choose, contexts, host, pen
+from harness.machine import cgroups, choose, contexts, host, supply
 
 
 def reasons(**why):
@@ -71,19 +71,19 @@ def test_an_engine_that_is_not_ours_keeps_its_size(monkeypatch):
 
 def test_a_pen_refuses_what_the_host_lacks_all_at_once(monkeypatch, tmp_path):
     """Memory, CPUs and disk: three reasons with both numbers in each."""
-    monkeypatch.setattr(pen, "host_memory", lambda: 4 << 30)
-    monkeypatch.setattr(pen.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(pen, "free_disk", lambda path: 10 << 30)
+    monkeypatch.setattr(supply, "host_memory", lambda: 4 << 30)
+    monkeypatch.setattr(supply.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(supply, "free_disk", lambda path: 10 << 30)
     with pytest.raises(EnvironmentInvalid) as error:
-        pen.refuse(cgroups.Limits(memory=8 << 30, cpus=4), disk=20 << 30)
+        supply.refuse(cgroups.Limits(memory=8 << 30, cpus=4), disk=20 << 30)
     for number in (8 << 30, 4 << 30, 20 << 30, 10 << 30):
         assert str(number) in error.value.why
     assert "4 CPUs asked for, the host has 2" in error.value.why
     with pytest.raises(EnvironmentInvalid, match="50 MiB"):
-        pen.refuse(cgroups.Limits(memory=32 << 20))
+        supply.refuse(cgroups.Limits(memory=32 << 20))
     with pytest.raises(EnvironmentInvalid, match="inodes"):
-        pen.refuse(cgroups.Limits(), disk=1 << 30, inodes=1 << 30)
-    pen.refuse(cgroups.Limits(memory=2 << 30, cpus=1.5), disk=5 << 30, inodes=10000)
+        supply.refuse(cgroups.Limits(), disk=1 << 30, inodes=1 << 30)
+    supply.refuse(cgroups.Limits(memory=2 << 30, cpus=1.5), disk=5 << 30, inodes=10000)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness import lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, host, pen
+from harness.machine import cgroups, host, pen, supply
 
 if TYPE_CHECKING:
     from harness.machine import Machine
@@ -140,7 +140,7 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
         host.refuse_axes(dict(sizes))
     if chosen == "pen":
         limits = cgroups.Limits(memory=spec.memory, cpus=spec.cpus)
-        pen.refuse(limits, disk=spec.disk, inodes=spec.inodes)
+        supply.refuse(limits, disk=spec.disk, inodes=spec.inodes)
     if chosen == "vm":
         from harness.machine import vm
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import lease
-from harness.machine import cgroups, pen
+from harness.machine import cgroups, supply
 
 GIB = 1 << 30
 
@@ -118,8 +118,8 @@ def _killers(root: Path) -> Finding | None:
 
 
 def _battery(root: Path) -> Finding | None:
-    for supply in (root / "sys/class/power_supply").glob("*"):
-        if _read(supply / "type") == "Battery" and _read(supply / "status") == "Discharging":
+    for source in (root / "sys/class/power_supply").glob("*"):
+        if _read(source / "type") == "Battery" and _read(source / "status") == "Discharging":
             return Finding(
                 "running on battery",
                 "the processor changes its speed, the machine may fall asleep: delays mean nothing",
@@ -190,7 +190,7 @@ def _resource(root: Path) -> Finding | None:
 
 
 def _disk(places: lease.Places) -> Finding | None:
-    free = pen.free_disk(places.disk)
+    free = supply.free_disk(places.disk)
     # A pen's disk is sparse, but a full host turns every write of every trial into noise.
     if free >= 5 * GIB:
         return None

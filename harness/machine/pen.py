@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import signal
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import LABEL, MachineFacts, ProbeSite, cgroups, leftovers
+from harness.machine import LABEL, MachineFacts, ProbeSite, cgroups, leftovers, look, supply, uplink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +39,6 @@ _PROGRAMS = {
 }
 _INIT = Path(__file__).with_name("pen_init.py")
 _DAEMONS = "daemons"
-_SMALLEST_DISK = 64 << 20
-_SMALLEST_MEMORY = 128 << 20
 
 
 class Pen:
@@ -87,13 +83,14 @@ class Pen:
         self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self._pids: dict[str, int] = {}
         self._procs: list[Path] = []
+        self._uplink: uplink.Uplink | None = None
 
     # --- up ---------------------------------------------------------------------
 
     def start(self) -> None:
         """Up and answering, or EnvironmentInvalid and nothing left."""
         self.stop()
-        refuse(self.limits, disk=self.asked_disk, inodes=self.inodes, places=self._places)
+        supply.refuse(self.limits, disk=self.asked_disk, inodes=self.inodes, places=self._places)
         # What a killed run left holds memory and disk that this one is about to ask for.
         leftovers.clean(where=self._places, engines=False)
         try:
@@ -108,7 +105,7 @@ class Pen:
         self.name = self._lease.name
         disk = self._places.disk / f"{self.name}.ext4"
         self._lease.owns(cgroup=self.cgroup, file=str(disk))
-        make_disk(disk, self.disk, self.inodes)
+        supply.make_disk(disk, self.disk, self.inodes)
         self._procs = cgroups.make(self._layout, self.cgroup, self.limits, leaf=_DAEMONS)
         for part in ("data", "logs"):
             (self.run / part).mkdir()
@@ -138,6 +135,7 @@ class Pen:
             data=str(self.run / "data"),
             disk=str(disk),
             hostname=self.name,
+            resolver=uplink.RESOLVER,
             cgroups=[str(p) for p in self._layout.tops(self.cgroup)],
         )
         up = self._hear("up", end)
@@ -219,10 +217,10 @@ class Pen:
             del self._pids[str(said["ended"])]
 
     def _await_socket(self, daemon: str, path: Path, end: int) -> None:
-        self._await(daemon, lambda: _connects(path), end)
+        self._await(daemon, lambda: look.connects(path), end)
 
     def _await_engine(self, end: int) -> None:
-        self._await("dockerd", lambda: _answers(self.socket), end)
+        self._await("dockerd", lambda: look.answers(self.socket), end)
 
     def _await(self, daemon: str, ready: Any, end: int) -> None:
         while not ready():
@@ -262,6 +260,9 @@ class Pen:
 
     def stop(self) -> None:
         """Everything in it dies, everything of it goes. Twice does no harm."""
+        if self._uplink is not None:
+            self._uplink.stop()
+            self._uplink = None
         if self._child is not None:
             self._child.end_of_input()  # the order to leave
             if not self._child.wait(15):
@@ -327,7 +328,7 @@ class Pen:
 
     def facts(self) -> MachineFacts:
         assert self._layout is not None
-        version = _get(self.socket, "/version") or {}
+        version = look.get(self.socket, "/version") or {}
         stat = os.statvfs(self.data_seen_from_outside)
         effective: dict[str, float | int | None] = dict(
             cgroups.effective(self._layout, self.cgroup)
@@ -374,6 +375,20 @@ class Pen:
 
     # --- daemons ------------------------------------------------------------------
 
+    def connect_outside(self) -> str:
+        """A way out for pulls and builds, where a user-mode network is installed.
+
+        Why there is none; "" when it is there. It stays until the pen stops; the host's
+        network and firewall know nothing of it.
+        """
+        if self._uplink is None and self.init_pid is not None:
+            made = uplink.Uplink(self.root, self.init_pid, self.run)
+            why = made.start()
+            if why:
+                return why
+            self._uplink = made
+        return ""
+
     def daemon(self, name: str, action: str, *, deadline: float = 30.0) -> int | None:
         """Do something to a daemon; its kernel pid afterwards, None when it is gone.
 
@@ -385,10 +400,15 @@ class Pen:
             EnvironmentInvalid: there is no such daemon, or it did not come back.
         """
         end = clock.now() + int(deadline * clock.NS)
+        there = not name.startswith("shim:") and name in self.pids
+        if action == "start" and there:
+            return self._pids[name]
+        if action == "restart" and not there:
+            action = "start"
         if action in ("stop", "restart", "kill"):
             pid = self._pid_of(name)
             os.kill(pid, signal.SIGKILL if action == "kill" else signal.SIGTERM)
-            if not clock.wait_until(lambda: not _runs(pid), deadline=deadline, every=0.002):
+            if not clock.wait_until(lambda: not look.runs(pid), deadline=deadline, every=0.002):
                 raise EnvironmentInvalid(f"{name} (pid {pid}) is still there {deadline:g} s later")
             if action != "restart":
                 return None
@@ -409,7 +429,7 @@ class Pen:
     def _pid_of(self, name: str) -> int:
         self._drain()
         if name.startswith("shim:"):
-            pid = _shim(self.init_pid or 0, name.partition(":")[2])
+            pid = look.shim(self.init_pid or 0, name.partition(":")[2])
         else:
             pid = self._pids.get(name)
         if pid is None:
@@ -445,153 +465,6 @@ def _listen(child: process.Child, said: queue.Queue[dict[str, Any]]) -> None:
         said.put({"gone": True})
 
 
-def _connects(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
-        s.settimeout(1)
-        try:
-            s.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def _answers(path: Path) -> bool:
-    return _get(path, "/_ping", raw=True) is not None
-
-
-def _get(path: Path, target: str, *, raw: bool = False) -> dict[str, Any] | None:
-    """One GET over the engine's socket, without the SDK: a start must not wait for its import."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
-        s.settimeout(2)
-        try:
-            s.connect(str(path))
-            s.sendall(f"GET {target} HTTP/1.0\r\nHost: pen\r\n\r\n".encode())
-            answer = b""
-            while chunk := s.recv(65536):
-                answer += chunk
-        except OSError:
-            return None
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b" 200 " not in head.split(b"\r\n", 1)[0]:
-        return None
-    return {} if raw else json.loads(body)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
-
-
-def _shim(init: int, container: str) -> int | None:
-    """Kernel pid of the shim of a container: found by its command line, in this PID namespace."""
-    try:
-        home = os.readlink(f"/proc/{init}/ns/pid")
-    except OSError:
-        return None
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            argv = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-            if (
-                b"containerd-shim" in argv[0]
-                and container.encode() in argv
-                and os.readlink(f"/proc/{entry}/ns/pid") == home
-            ):
-                return int(entry)
-        except OSError:
-            continue
-    return None
-
-
-def make_disk(path: Path, size: int, inodes: int | None = None) -> None:
-    """A sparse ext4 file; nothing of its tables is written before it is needed.
-
-    Raises:
-        EnvironmentInvalid: it can not be made; the file is gone again.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as f:
-        os.truncate(f.fileno(), size)
-    argv = [
-        process.which("mkfs.ext4") or "mkfs.ext4", "-q", "-F", "-m", "0",
-        "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
-    ]  # fmt: skip
-    if inodes is not None:
-        argv += ["-N", str(inodes)]
-    made = process.run((*argv, str(path)), deadline=60)
-    if not made.ok:
-        path.unlink(missing_ok=True)
-        raise EnvironmentInvalid(
-            f"no disk of {size} bytes for the pen: {made.why()}",
-            where=str(path),
-            mend="the package e2fsprogs, and room below that directory",
-        )
-
-
 def missing() -> dict[str, str]:
     """Programs a pen needs that are not here → the Debian package that has them."""
     return {p: package for p, package in _PROGRAMS.items() if process.which(p) is None}
-
-
-def refuse(
-    limits: cgroups.Limits,
-    *,
-    disk: int | None = None,
-    inodes: int | None = None,
-    places: lease.Places | None = None,
-) -> None:
-    """Refuse what this host can not give, with the numbers, before anything is made.
-
-    Raises:
-        EnvironmentInvalid: all reasons at once.
-    """
-    why = []
-    memory = host_memory()
-    if limits.memory is not None and memory is not None and limits.memory > memory:
-        why.append(f"memory {limits.memory} bytes asked for, the host has {memory}")
-    if limits.memory is not None and limits.memory < _SMALLEST_MEMORY:
-        why.append(
-            f"memory {limits.memory} bytes asked for, the engine alone needs some 50 MiB:"
-            f" {_SMALLEST_MEMORY} is the least"
-        )
-    processors = os.cpu_count() or 1
-    if limits.cpus is not None and limits.cpus > processors:
-        why.append(f"{limits.cpus:g} CPUs asked for, the host has {processors}")
-    free = free_disk((places or lease.places()).disk)
-    if disk is not None and disk > free:
-        why.append(f"disk {disk} bytes asked for, {free} are free on the host")
-    if disk is not None and disk < _SMALLEST_DISK:
-        why.append(
-            f"disk {disk} bytes asked for, {_SMALLEST_DISK} is the least an engine starts on"
-        )
-    if disk is not None and inodes is not None and inodes * 1024 > disk:
-        why.append(f"{inodes} inodes do not fit on a disk of {disk} bytes: at most {disk // 1024}")
-    if why:
-        raise EnvironmentInvalid(
-            "this host can not give what the machine asks for",
-            why="\n".join(why),
-            mend="ask for less under `machine` and `machine.*` axes, or use a larger host",
-        )
-
-
-def host_memory() -> int | None:
-    """MemTotal in bytes."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def free_disk(path: Path) -> int:
-    """Bytes free for root where `path` is or will be."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from typing import Any
@@ -56,6 +57,11 @@ def attach_loop(path: str) -> tuple[int, str]:
     The fd must stay open until the device is mounted, or autoclear comes too early.
     """
     backing = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    if not os.path.exists("/dev/loop-control"):
+        # Where loop devices are a module that nobody has needed yet, or /dev is a container's.
+        subprocess.run(["modprobe", "loop"], check=False)
+        if not os.path.exists("/dev/loop-control"):
+            os.mknod("/dev/loop-control", 0o660 | 0o020000, os.makedev(10, 237))
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(64):
@@ -110,11 +116,15 @@ def make_inside(setup: dict[str, Any]) -> str:
     for part in ("etc", "etc-work"):
         os.mkdir(os.path.join(stage, part))
     mount(stage, "/run", None, MS_MOVE)
-    # dockerd writes keys below /etc/docker: into a layer that dies with the pen.
+    # dockerd writes keys below /etc/docker: into a layer that dies with the pen. Names are
+    # asked where an uplink answers, from the start, since dockerd remembers what it read.
     try:
-        mount(
-            "overlay", "/etc", "overlay", 0, "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work"
-        )
+        layers = "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work"
+        mount("overlay", "/etc", "overlay", 0, layers)
+        if os.path.lexists("/etc/resolv.conf"):
+            os.unlink("/etc/resolv.conf")
+        with open("/etc/resolv.conf", "w") as f:
+            f.write(f"nameserver {setup['resolver']}\n")
     except OSError as error:
         note(f"/etc stays the host's: {error}")
     try:

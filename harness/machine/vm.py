@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
 from harness.machine import LABEL, MachineFacts, ProbeSite, vm_image, vm_qemu
-from harness.machine.pen import free_disk, host_memory, make_disk
+from harness.machine.supply import free_disk, host_memory, make_disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -294,3 +294,57 @@ def test_daemons_can_be_stopped_hung_and_restarted(live_restore):
         )
         assert one.daemon("containerd", "kill") is None
         assert one.daemon("containerd", "start")
+
+
+def test_an_image_is_built_once(client, image, tmp_path):
+    """A build without a network works on local images; the same context is not built again; a failing step speaks."""
+    (tmp_path / "Dockerfile").write_text(f"FROM {image}\nRUN echo made > /made\n")
+    spec = SimpleNamespace(rootfs=None, ref=None, build=str(tmp_path))
+    tag = images.ensure(client, spec)
+    assert images.ensure(client, spec) == tag
+    made = client.create(None, {"Image": tag, "Cmd": ["cat", "/made"]}).need("create")
+    client.start(made).need("start")
+    clock.wait_until(lambda: b"made" in (client.logs(made).value or b""), deadline=10)
+    assert b"made" in client.logs(made).need("logs")
+    assert client.remove(made).ok
+    (tmp_path / "Dockerfile").write_text(f"FROM {image}\nRUN exit 7\n")
+    with pytest.raises(EnvironmentInvalid, match="non-zero code: 7"):
+        images.ensure(client, spec)
+
+
+def test_nothing_of_the_hosts_is_written(pen):
+    """The daemons' keys and the resolver's file stand in a layer of the pen's own."""
+    before = Path("/etc/resolv.conf").read_bytes() if Path("/etc/resolv.conf").exists() else None
+    assert "nameserver 10.0.2.3" in pen.root(("cat", "/etc/resolv.conf")).text
+    assert pen.root(("touch", "/etc/deathbench-was-here")).ok
+    assert not Path("/etc/deathbench-was-here").exists()
+    after = Path("/etc/resolv.conf").read_bytes() if Path("/etc/resolv.conf").exists() else None
+    assert before == after
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    assert pen.root(("ip", "-o", "link", "show", "docker0")).ok
+    assert "tap0" not in links
+
+
+def test_the_machine_running_out_names_the_machines_cgroup(pen_of_its_own):
+    """A hog without a limit dies of the pen's: OOMKilled without a limit, oom_memcg is the pen."""
+    one, client, image = pen_of_its_own
+    hog = client.create(None, {"Image": image, "Cmd": ["tail", "/dev/zero"]}).need("create")
+    client.start(hog).need("start")
+
+    def ended():
+        answer = client.inspect(hog)
+        return answer.ok and answer.value["State"]["Status"] == "exited"
+
+    assert clock.wait_until(ended, deadline=30, every=0.05)
+    found = client.inspect(hog).need("inspect")
+    assert (found["State"]["ExitCode"], found["HostConfig"]["Memory"]) == (137, 0)
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    assert f"oom_memcg={one.cgroup},task_memcg={one.cgroup}/{hog}" in log
+
+
+@pytest.fixture
+def pen_of_its_own():
+    with Pen(memory=300 << 20, disk=1 << 30) as one:
+        client = engine.connect(one.docker_host)
+        yield one, client, images.ensure(client, BUSYBOX)
+        client.close()
