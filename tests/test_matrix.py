@@ -1,7 +1,7 @@
 """Cells and their order: what is multiplied, how it is named, when it runs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import matrix, spec
@@ -192,6 +192,7 @@ def test_each_machine_gets_two_blocks_when_there_are_trials_enough():
 
 
 @pytest.mark.parametrize("by", ["blocks", "shuffled", "listed"])
+@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 1 << 40), most=st.integers(1, 5), warm=st.integers(0, 3))
 def test_every_cell_gets_all_its_trials_in_order(by, seed, most, warm):
     """Whatever the order: n runs 1..max in each cell, ids are unique, blocks only grow."""

@@ -84,6 +84,8 @@ def _schema_at(key: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _finish(schema: dict[str, Any], title: str) -> dict[str, Any]:
     schema.pop("description", None)
+    # What extends another file may name a part of a container and leave the rest to it.
+    schema["$defs"]["ContainerSpec"].pop("required", None)
     schema["title"] = title
     # A file that extends another one may leave out what that one has.
     required = schema.pop("required", [])
