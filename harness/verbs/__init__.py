@@ -22,10 +22,10 @@ def namespace() -> Collection:
 
 def program() -> None:
     """The console program `deathbench`, and `./inv`."""
-    from invoke.program import Program
+    try:
+        from harness.verbs import console
 
-    from harness import __version__
-
-    Program(
-        name="deathbench", binary="deathbench", namespace=namespace(), version=__version__
-    ).run()
+        console.main()
+    except KeyboardInterrupt:
+        # So early, or so late, that there is nothing to clean up and nothing to tell.
+        raise SystemExit(130) from None

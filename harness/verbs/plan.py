@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # as long to start, which the notes of a plan for one say.
 START_SECONDS = {"pen": 1.5, "vm": 45.0, "colima": 60.0, "host": 0.0, "auto": 1.5}
 TRIAL_OVERHEAD = 1.2
-# A light trial's history is 30–150 kB packed.
+# A light trial's history is 30 to 150 kB packed.
 TRIAL_BYTES = 150_000
 
 

@@ -52,7 +52,10 @@ def _handle_token(machine: Any, token: str) -> None:
     flag = machine.flag
     waiting = flag is not None and flag.optional and flag.raw_value is None
     _settle(machine, settled=waiting or token.startswith("-"))
-    _handle(machine, token)
+    try:
+        _handle(machine, token)
+    except ValueError:  # from the argument's kind: invoke lets it through as a traceback
+        machine.error(f"Flag {flag!r} takes a whole number, not {token!r}")
 
 
 def _complete_context(machine: Any) -> None:
