@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,25 @@ def test_v2_without_a_needed_controller_is_refused(v2, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", mkdir)
     with pytest.raises(EnvironmentInvalid, match="memory"):
         cgroups.make(v2, "/deathbench-x", Limits(memory=1 << 30), leaf="daemons")
+
+
+def test_v2_inside_a_container_makes_room(v2, tmp_path, monkeypatch):
+    """What looks like the root there has processes and is no true root: they move into a leaf first."""
+    (tmp_path / "cgroup.procs").write_text("11\n12\n")
+    real = Path.write_text
+    moved = []
+
+    def write_text(self, text, *args, **options):
+        if self.parent.name == cgroups.REST and self.name == "cgroup.procs" and text:
+            moved.append(text)
+        if self == tmp_path / "cgroup.subtree_control" and text.startswith("+") and len(moved) < 2:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return real(self, text, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    cgroups.make(v2, "/deathbench-x", Limits(memory=1 << 30), leaf="daemons")
+    assert moved == ["11", "12"]
+    assert (tmp_path / "deathbench-x/memory.max").exists()
 
 
 def test_v1_limits_go_to_their_trees(v1):

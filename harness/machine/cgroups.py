@@ -8,6 +8,7 @@ is a cgroup2 file system; a hybrid's `unified` tree has no controllers.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from harness.errors import EnvironmentInvalid
 
 ROOT = Path("/sys/fs/cgroup")
 _PERIOD = 100_000
+REST = "deathbench-rest"
+"""Where the processes of a container's own root cgroup go, when a pen is made in a container."""
 _V2_WANTED = ("memory", "cpu", "pids", "cpuset", "io")
 
 
@@ -204,7 +207,29 @@ def _enable(folder: Path) -> None:
     on = set(control.read_text().split())
     for controller in _V2_WANTED:
         if controller in have and controller not in on:
-            control.write_text(f"+{controller}")
+            try:
+                control.write_text(f"+{controller}")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                _make_room(folder)
+                control.write_text(f"+{controller}")
+
+
+def _make_room(folder: Path) -> None:
+    """Move a cgroup's own processes into a leaf, so that it may have limited children.
+
+    The root of all is exempt from that rule; what looks like a root inside a container (a
+    cgroup namespace) is not.
+    """
+    leaf = folder / REST
+    leaf.mkdir(exist_ok=True)
+    for pid in (folder / "cgroup.procs").read_text().split():
+        try:
+            (leaf / "cgroup.procs").write_text(pid)
+        except OSError as error:
+            if error.errno != errno.ESRCH:
+                raise
 
 
 def _write(folder: Path | None, file: str, value: object, controller: str) -> None:
