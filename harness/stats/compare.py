@@ -56,7 +56,7 @@ def boschloo(a_died: int, a: int, b_died: int, b: int) -> float:
     """Two-sided p of "both have one rate": twice the smaller one-sided p, at most 1.
 
     >>> round(boschloo(2, 20, 9, 20), 4)
-    0.0151
+    0.0167
     """
     _check(a_died, a, b_died, b)
     if a == 0 or b == 0 or a_died + b_died in {0, a + b}:
