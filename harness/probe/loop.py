@@ -86,6 +86,7 @@ class Loop:
     def aside(self, job: Callable[[], Any], done: Callable[[Any], Any], source: str) -> None:
         """Run job() in the helper thread, then done(result) here; a failure is the source's."""
         if self.helper is None:
+            threading.stack_size(512 << 10)  # locked memory counts whole stacks
             self.helper = threading.Thread(target=self._help, name="aside", daemon=True)
             self.helper.start()
         self.jobs.put((job, done, source))

@@ -41,6 +41,8 @@ EVENTS = (
     "syscalls/sys_enter_vfork",
     "syscalls/sys_exit_execve",
 )
+# Go's runtime interrupts its own threads with SIGURG, all the time.
+FILTERS = {"syscalls/sys_enter_tgkill": "sig != 23"}
 EVERY = 0.05
 
 
@@ -159,13 +161,24 @@ class Syscalls:
             self.instance = None
 
 
+def threads(pids: List[int]) -> List[str]:
+    """The tracer knows threads, not processes."""
+    found: List[str] = []
+    for pid in pids:
+        try:
+            found += os.listdir("/proc/%d/task" % pid)
+        except OSError:
+            continue  # it has ended meanwhile
+    return found
+
+
 def _make(root: str, name: str, pids: List[int]) -> Tuple[tracefs.Instance, List[str]]:
     """An instance for these processes and all that they will make, with what it can trace."""
     instance = tracefs.Instance(root, name, 2048)
     try:
         instance.write("options/event-fork", "1")
-        instance.write("set_event_pid", " ".join(str(pid) for pid in pids) + "\n")
-        on = [event.partition("/")[2] for event in EVENTS if instance.enable(event)]
+        instance.write("set_event_pid", " ".join(threads(pids)) + "\n")
+        on = [e.partition("/")[2] for e in EVENTS if instance.enable(e, FILTERS.get(e))]
     except OSError:
         instance.remove()
         raise
