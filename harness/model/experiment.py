@@ -7,12 +7,14 @@ the user writes, so a message can name them.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping  # noqa: TC003 - read at run time
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from harness.model.causes import CAUSES
 from harness.model.container import (
     MAIN,
     ContainerSpec,
@@ -55,6 +57,7 @@ __all__ = [
     "ContainerSpec",
     "Deadlines",
     "Delay",
+    "Expect",
     "Experiment",
     "HostScript",
     "ImageSpec",
@@ -179,6 +182,32 @@ class Deadlines(Noun):
     trial: Timeout = 600.0
 
 
+class Expect(Noun):
+    """What the experiment is known to come to, where it is: `selftest` holds verdicts to it.
+
+    The judge never sees it. cause: an id of `model.causes`; several where more than one answer
+    is right; none for a trial that survives.
+    """
+
+    outcome: Literal["survived", "died", "exec-failed"]
+    cause: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for index, name in enumerate(self.cause):
+            if name not in CAUSES:
+                near = difflib.get_close_matches(name, CAUSES, n=1)
+                hint = f"did you mean {near[0]}?" if near else "one of the causes in the docs"
+                raise refuse("no such cause", hint, f"cause.{index}")
+        if (self.outcome == "survived") == bool(self.cause):
+            raise refuse(
+                "a trial that survives has no cause, every other one has",
+                "cause: [ID], or outcome: survived without one",
+                "cause",
+            )
+        return self
+
+
 class Experiment(Noun):
     """One experiment file.
 
@@ -189,6 +218,7 @@ class Experiment(Noun):
         linger: Seconds to keep watching after the pre-task.
         before_trial, after_trial: Hooks on the host.
         inject: Failures on request.
+        expect: What it is known to come to, for `selftest`.
         own: The user says: an engine that the harness did not start may be broken too.
     """
 
@@ -205,6 +235,7 @@ class Experiment(Noun):
     after_trial: HostScript | None = None
     inject: tuple[Injection, ...] = ()
     own: Truth = False
+    expect: Expect | None = None
     deadlines: Deadlines = Deadlines()
 
     @model_validator(mode="after")
