@@ -14,3 +14,11 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "real" in item.keywords or "vm" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update",
+        action="store_true",
+        help="rewrite the expectations of tests/verdicts/*.case: a rule's change becomes a diff",
+    )

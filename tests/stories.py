@@ -123,6 +123,16 @@ class Story:
             )
             self.say(
                 ms + 46,
+                e.MachineSample,
+                source="machine",
+                memory={},
+                load=[],
+                processes=3,
+                pressure={},
+                disks={"/data": {"total": 1 << 30, "free": 1 << 29, "inodes": 9, "inodes_free": 5}},
+            )
+            self.say(
+                ms + 46,
                 e.CgroupSample,
                 source="cgroup",
                 container=None,

@@ -64,7 +64,12 @@ def test_a_bool_is_no_number():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
 def test_any_json_is_an_event_or_none(body):
     """Arbitrary JSON is an event or None, never an exception."""
     assert events.decode(json.dumps(body)) is None

@@ -229,6 +229,23 @@ def any_child_killed(case: Case) -> Clues:
     )
 
 
+def child_hit(case: Case) -> Clues:
+    """a signal that may have ended a child, of the number that the status speaks of"""
+    code = case.left_with
+    if case.main is None or code is None or code <= 128:
+        return ()
+    mains = {m.pid for m in case.history.mains}
+    return tuple(
+        Clue(s.n, "trace", f"process {s.what.pid} was sent signal {s.what.sig}")
+        for s in case.history.signals
+        if s.what.sig == code - 128
+        and s.what.result == DELIVERED
+        and s.what.pid not in mains
+        and case.at - SHORTLY <= s.at <= case.at
+        and case.history.daemon_at(s.what.pid, s.at) is None
+    )
+
+
 def cpu_limit(case: Case) -> Clues:
     """the kernel says that its CPU time is used up"""
     main = case.main
@@ -314,6 +331,14 @@ def disk_full(case: Case) -> Clues:
     return tuple(clues)
 
 
+def room(case: Case) -> Clues:
+    """the machine's disks had room shortly before"""
+    for s in reversed(case.history.machine):
+        if abs(s.at - case.at) <= SHORTLY:
+            return (Clue(s.n, "machine", "the machine's disks had room"),)
+    return ()
+
+
 def said_no_space(case: Case) -> Clues:
     """its log says that no space is left"""
     return _log_says(case, "no space left on device")
@@ -370,16 +395,12 @@ def _mounted(case: Case) -> list[Mount]:
 def _changes(
     case: Case, begin: int, end: int
 ) -> Iterator[tuple[Seen[MountChange], list[Mount], list[Mount]]]:
-    first = True
     for s in case.history.mounts:
-        if s.what.container != case.container:
-            continue
-        # The first one holds the whole table: nothing came or went by it.
-        if not first and begin <= s.at <= end:
+        # One that only adds (the first has the whole table) took nothing away.
+        if s.what.container == case.container and s.what.removed and begin <= s.at <= end:
             gone = [m for line in s.what.removed if (m := parse_mount(line)) is not None]
             come = [m for line in s.what.added if (m := parse_mount(line)) is not None]
             yield s, gone, come
-        first = False
 
 
 def became_read_only(case: Case) -> Clues:

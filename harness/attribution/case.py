@@ -20,6 +20,7 @@ from harness.parse.trace import DELIVERED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.attribution.table import Clues, Look
     from harness.deaths import Ending
     from harness.events import SignalSender
     from harness.history import Call, Container, History, Main
@@ -45,6 +46,13 @@ class Case:
         self.main: Main | None = ending.run.main
         self.at = ending.death.at
         self.begin = ending.run.begin
+        self._found: dict[Look, Clues] = {}
+
+    def find(self, look: Look) -> Clues:
+        """What the look finds; asked once, however many rules ask."""
+        if look not in self._found:
+            self._found[look] = look(self)
+        return self._found[look]
 
     # --- watching ---
 

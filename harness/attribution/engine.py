@@ -31,6 +31,9 @@ PASSING = 1_500_000_000
 """A process that calls itself dockerd for so short a time is a child of dockerd about to
 become another program, not dockerd."""
 
+AFTER = 15_000_000_000
+"""A dockerd that leaves so soon after a death may have been leaving when it happened."""
+
 LEAVING = 40_000_000_000
 """dockerd waits for its containers before it leaves: their grace period and a little."""
 
@@ -57,10 +60,19 @@ def request_of(case: Case) -> str | None:
     signals = {s.what.signal for s in kills}
     if _looked(case, "removing"):
         return "rm" if signals == {9} else "api"
-    if "destroy" in later and not _auto_remove(case) and not _looked(case, "exited"):
+    removed = "destroy" in later or _not_found(case)
+    if removed and not _auto_remove(case) and not _looked(case, "exited"):
         # `rm -f`, or a `kill` with an `rm` behind it: the events are the same.
         return "api"
     return "kill" if len(signals) == 1 and _settled(case, after) else "api"
+
+
+def _not_found(case: Case) -> bool:
+    """Did the engine not know it any more, before our own clean-up?"""
+    return any(
+        s.what.container == case.container and s.what.http == 404 and s.at >= case.at
+        for s in case.history.looks
+    )
 
 
 def _settled(case: Case, after: int) -> bool:
@@ -244,7 +256,11 @@ def leaving(case: Case) -> Clues:
     return tuple(
         Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) was gone")
         for s in daemons(case, "dockerd")
-        if s.what.state == "gone" and case.begin <= s.at <= case.at + SETTLED
+        if s.what.state == "gone" and case.begin <= s.at <= case.at + AFTER
+    ) + tuple(
+        Clue(n, "daemon-log", "dockerd finished its shutdown")
+        for at, n, _ in _log(case, "dockerd", "shutdown")
+        if case.at <= at <= case.at + AFTER
     )
 
 

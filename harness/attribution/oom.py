@@ -7,6 +7,7 @@ kernel's own line says whose limit; where the rate limit swallowed it, the count
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -116,47 +117,79 @@ def chose_main(case: Case) -> Clues:
     return tuple(clues)
 
 
-def victims(case: Case) -> tuple[Seen[OomKill], ...]:
-    """Kills of other processes of this container, by the kernel's own lines, before the end."""
+@dataclass(frozen=True, slots=True)
+class Fallen:
+    """A process of the container, other than its main one, that the OOM killer took.
+
+    kill: the kernel's own line about it, when that was printed.
+    """
+
+    pid: int
+    at: int
+    kill: Seen[OomKill] | None
+    clues: Clues
+
+
+def victims(case: Case) -> tuple[Fallen, ...]:
+    """Other processes of this container that the OOM killer took before its end, oldest first.
+
+    The kernel's line says where they lived; without it a marked victim that was a child
+    of the main process is one too.
+    """
     main = case.main.pid if case.main is not None else None
+    found: dict[int, list[Clue]] = {}
+    when: dict[int, int] = {}
+    lines: dict[int, Seen[OomKill]] = {}
+    for s in case.history.kernel:
+        if (
+            isinstance(s.what, OomKill)
+            and container_of(s.what.victim_cgroup) == case.container
+            and s.what.pid != main
+            and case.begin - s.error <= s.at <= case.at + s.error
+        ):
+            lines[s.what.pid] = _as(s, s.what)
+            when[s.what.pid] = s.at
+            words = f"the kernel log names process {s.what.pid} of the container as OOM victim"
+            found.setdefault(s.what.pid, []).append(Clue(s.n, "kernel", words))
+    fell = {
+        p.what.pid: p
+        for p in case.history.procs
+        if p.what.what == "exit"
+        and p.what.status is not None
+        and p.what.status & 0x7F == 9
+        and p.what.pid != main
+        and case.begin <= p.at <= case.at + 20_000_000
+    }
+    for v in case.history.victims:
+        pid = v.what.pid
+        if pid == main or not case.begin <= v.at <= case.at:
+            continue
+        child = pid in fell and main is not None and fell[pid].what.ppid == main
+        if pid in lines or child:
+            when.setdefault(pid, v.at)
+            words = f"the kernel marked process {pid} as OOM victim"
+            found.setdefault(pid, []).append(Clue(v.n, "trace", words))
+    for pid, clues in found.items():
+        if pid in fell:
+            clues.append(Clue(fell[pid].n, "proc", f"process {pid} was killed by signal 9"))
     return tuple(
-        _as(s, s.what)
-        for s in case.history.kernel
-        if isinstance(s.what, OomKill)
-        and container_of(s.what.victim_cgroup) == case.container
-        and s.what.pid != main
-        and case.begin - s.error <= s.at <= case.at + s.error
+        sorted(
+            (Fallen(pid, when[pid], lines.get(pid), tuple(clues)) for pid, clues in found.items()),
+            key=lambda f: f.at,
+        )
     )
+
+
+def _near(case: Case) -> list[Fallen]:
+    """Those that fell so shortly before the end that they are its reason."""
+    return [f for f in victims(case) if case.at - f.at <= window(case, 9)]
 
 
 def chose_child(case: Case) -> Clues:
     """the OOM killer chose another process of the container just before its main process left"""
     if case.main is None or case.left_with is None:
         return ()
-    clues = []
-    for kill in victims(case):
-        if case.at - kill.at <= window(case, 9):
-            clues.append(
-                Clue(
-                    kill.n,
-                    "kernel",
-                    f"the kernel log names process {kill.what.pid} of the container as OOM victim",
-                )
-            )
-            clues += [
-                Clue(v.n, "trace", f"the kernel marked process {kill.what.pid} as OOM victim")
-                for v in case.history.victims
-                if v.what.pid == kill.what.pid and abs(v.at - kill.at) <= 10**9
-            ]
-            clues += [
-                Clue(p.n, "proc", f"process {kill.what.pid} was killed by signal 9")
-                for p in case.history.procs
-                if p.what.what == "exit"
-                and p.what.pid == kill.what.pid
-                and p.what.status == 9
-                and kill.at - 10**9 <= p.at <= case.at + 20_000_000
-            ]
-    return tuple(clues)
+    return tuple(clue for fallen in _near(case) for clue in fallen.clues)
 
 
 def window(case: Case, signal: int) -> int:
@@ -170,11 +203,7 @@ def window(case: Case, signal: int) -> int:
 def _deciding(case: Case, *, child: bool) -> list[tuple[Scope | None, int]]:
     """(scope, event) of the lines about the kill that ended it."""
     if child:
-        return [
-            (scope_of(case, k.what), k.n)
-            for k in victims(case)
-            if case.at - k.at <= window(case, 9)
-        ]
+        return [(scope_of(case, f.kill.what), f.kill.n) for f in _near(case) if f.kill is not None]
     return [(scope_of(case, k.what), k.n) for k in _main_lines(case)]
 
 
@@ -184,7 +213,7 @@ def _scoped(case: Case, wanted: Scope, *, child: bool) -> Clues:
         if {scope for scope, _ in lines} != {wanted}:
             return ()
         return tuple(Clue(n, "kernel", _WORDS[wanted]) for _, n in lines)
-    return _by_counters(case, wanted)
+    return _by_counters(case, wanted, {f.pid for f in _near(case)} if child else _main_pid(case))
 
 
 _WORDS = {
@@ -194,7 +223,11 @@ _WORDS = {
 }
 
 
-def _by_counters(case: Case, wanted: Scope) -> Clues:
+def _main_pid(case: Case) -> set[int]:
+    return set() if case.main is None else {case.main.pid}
+
+
+def _by_counters(case: Case, wanted: Scope, pids: set[int]) -> Clues:
     """The scope without the kernel's line: who hit a limit of his own, and who has none."""
     own, machine = case.cgroup, case.machine_cgroup
     if own is None:
@@ -246,10 +279,10 @@ def unlimited(case: Case) -> Clues:
 
 def _limited_between(case: Case) -> bool:
     """Has any cgroup between the container and the machine a limit, or is that not known?"""
-    paths = {s.what.path for s in case.history.files if s.what.scope == "ancestor"}
-    machine = case.machine_cgroup or "/"
-    between = [p for p in paths if below(case.cgroup or "", p) and below(p, machine)]
-    for path in between:
+    machine = (case.machine_cgroup or "/").rstrip("/")
+    steps = (case.cgroup or "").strip("/").split("/")
+    paths = ["/" + "/".join(steps[:n]) for n in range(1, len(steps))]
+    for path in (p for p in paths if below(p, machine)):
         texts = [
             t
             for f in ("memory.max", "memory.limit_in_bytes")
@@ -292,17 +325,31 @@ def machine_limit_child(case: Case) -> Clues:
 
 def any_victim(case: Case) -> Clues:
     """the OOM killer chose a process of the container"""
-    found = chose_main(case)
-    if found:
+    return chose_main(case) or tuple(clue for f in victims(case) for clue in f.clues)
+
+
+def any_sign(case: Case) -> Clues:
+    """something says that the OOM killer was at work in the container"""
+    if found := any_victim(case) or counted(case):
         return found
-    return tuple(
-        Clue(
-            k.n,
-            "kernel",
-            f"the kernel log names process {k.what.pid} of the container as OOM victim",
-        )
-        for k in victims(case)
+    begin = case.at - TEARDOWN
+    mine = case.main.pid if case.main is not None else None
+    elsewhere = {
+        s.what.pid
+        for s in case.history.kernel
+        if isinstance(s.what, OomKill) and container_of(s.what.victim_cgroup) != case.container
+    }
+    marked = tuple(
+        Clue(v.n, "trace", f"the kernel marked process {v.what.pid} as OOM victim")
+        for v in case.history.victims
+        if begin <= v.at <= case.at and v.what.pid != mine and v.what.pid not in elsewhere
     )
+    noticed = tuple(
+        Clue(s.n, "docker", "the engine noticed an OOM in the container")
+        for s in case.engine("oom")
+        if begin <= s.at <= case.at + 10**9
+    )
+    return marked or noticed
 
 
 def engine_oom(case: Case) -> Clues:
@@ -340,4 +387,4 @@ def asked_by_exec(case: Case) -> str | None:
 def whole_group(case: Case) -> bool:
     """Were several processes of the container chosen at one instant (memory.oom.group)?"""
     lines = _main_lines(case)
-    return bool(lines) and any(abs(k.at - lines[0].at) <= 10_000_000 for k in victims(case))
+    return bool(lines) and any(abs(f.at - lines[0].at) <= 10_000_000 for f in victims(case))

@@ -257,7 +257,14 @@ SENDERS = (
     Rule(
         cause="host-kill",
         needs=(s.from_outside_unseen, u.lone_machine),
-        forbids=(m.chose_main, s.kill_events, d.leaving, d.shim_first, u.by_oom_daemon),
+        forbids=(
+            m.chose_main,
+            s.kill_events,
+            s.in_kernel_group,
+            d.leaving,
+            d.shim_first,
+            u.by_oom_daemon,
+        ),
         supports=_END,
         must_watch=("docker",),
         most=LIKELY,
@@ -267,7 +274,7 @@ SENDERS = (
     ),
 )
 
-_QUIET = (s.earlier_signal, m.any_victim, d.leaving, s.kill_events)
+_QUIET = (s.earlier_signal, m.any_sign, d.leaving, s.kill_events)
 """What a trigger must not share the moment with: somebody's signal, the OOM killer, dockerd leaving."""
 
 TRIGGERS = (
@@ -409,10 +416,10 @@ BY_ITSELF = (
     ),
     Rule(
         cause="main-exit-error",
-        needs=(a.left_with_error, u.began),
-        forbids=(*_QUIET, a.any_child_killed, u.any_trigger, u.shim_gone_early),
+        needs=(a.left_with_error, u.began, a.room),
+        forbids=(*_QUIET, a.any_child_killed, a.child_hit, u.any_trigger, u.shim_gone_early),
         supports=(a.engine_agrees, s.end_seen),
-        must_watch=("trace", "docker", "kernel"),
+        must_watch=("trace", "docker", "kernel", "mounts", "cgroup"),
         path=path("main-exit-error", "main-exited"),
         otherwise="a signal, an OOM victim, a refused fork, a full disk or a changed mount in the seconds before",
     ),

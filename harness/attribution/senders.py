@@ -168,15 +168,29 @@ def any_user_signal(case: Case) -> Clues:
 
 def earlier_signal(case: Case) -> Clues:
     """somebody had sent it a signal shortly before"""
-    return tuple(
+    main = case.main
+    if main is None:
+        return ()
+    traced = tuple(
         Clue(s.n, "trace", _says(s))
         for s in case.to_main
         if s.what.code in (0, -1, -6)
         and s.what.result == DELIVERED
         and s.what.sig in ENDING | {9}
-        and case.main is not None
-        and s.what.sender != case.main.pid
+        and s.what.sender != main.pid
         and case.at - s.at <= 3 * OBEY
+    )
+    # Of a signal whose trace line was lost its sender may still have been seen; whether it
+    # was delivered is then not known.
+    lines = {(s.what.sig, s.what.sender) for s in case.to_main}
+    return traced or tuple(
+        Clue(s.n, "sender", f"process {s.what.pid} sent it signal {s.what.signal}")
+        for s in case.history.senders
+        if s.what.to == main.pid
+        and s.what.signal in ENDING | {9}
+        and s.what.pid != main.pid
+        and (s.what.signal, s.what.pid) not in lines
+        and case.at - 3 * OBEY <= s.at <= case.at + KERNEL
     )
 
 

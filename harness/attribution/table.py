@@ -103,14 +103,14 @@ def hold(rule: Rule, case: Case) -> Held:
     missing: str | None = None
     met = 0
     for need in rule.needs:
-        found = need(case)
+        found = case.find(need)
         if found:
             met += 1
             clues.extend(found)
         elif missing is None:
             missing = f"not seen: {title(need)}"
     for forbidden in rule.forbids if missing is None else ():
-        if found := forbidden(case):
+        if found := case.find(forbidden):
             missing = f"but {found[0].words}"
             break
     if missing is None:
@@ -123,7 +123,7 @@ def hold(rule: Rule, case: Case) -> Held:
     if missing is not None:
         return Held(rule, tuple(clues), missing, Certainty.UNKNOWN, met)
     for support in rule.supports:
-        clues.extend(support(case))
+        clues.extend(case.find(support))
     return Held(rule, _once(clues), None, _certainty(rule, case, clues), met)
 
 
