@@ -328,7 +328,7 @@ class _Worker:
             self.campaign.finish(record)
         judgement = judge(self.campaign, {"trial": record.trial, "aborted": record.aborted})
         with self.shared.lock:
-            self.campaign.add_verdict(record.trial, judgement)
+            self.campaign.add_verdict(record.trial, judgement, seconds=_since(judgement))
             stopped = self.shared.schedule.finished(
                 record.trial, record.cell, judgement.outcome.value, warm_up=spec.warm_up
             )
@@ -351,6 +351,13 @@ class _Worker:
                     ),
                 )
             )
+
+
+def _since(judgement: Judgement) -> float | None:
+    """Seconds from the kernel's exit to the verdict, where both are on one clock."""
+    if judgement.death is None or judgement.death.at > clock.now():
+        return None
+    return round(clock.seconds_since(judgement.death.at), 3)
 
 
 @dataclass(frozen=True)

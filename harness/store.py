@@ -226,8 +226,12 @@ class Campaign:
         """The current judgements. A trial judged twice counts as it was judged last."""
         return read_lines(self.path / "verdicts.jsonl")
 
-    def add_verdict(self, trial: str, judgement: Judgement) -> None:
-        append_line(self.path / "verdicts.jsonl", verdict_line(trial, judgement), sync=False)
+    def add_verdict(
+        self, trial: str, judgement: Judgement, *, seconds: float | None = None
+    ) -> None:
+        """seconds: from the death to the verdict, where somebody measured it."""
+        line = {**verdict_line(trial, judgement), "seconds": seconds}
+        append_line(self.path / "verdicts.jsonl", line, sync=False)
 
     def replace_verdicts(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """All at once or not at all."""

@@ -180,6 +180,76 @@ def table(c: Context, campaign: str = "", json: bool = False) -> None:
 
 
 @_verb(
+    positional=["a", "b"],
+    iterable=["filters"],
+    help={
+        "a": "the campaign before; several, comma-separated, are one group",
+        "b": "the campaign after; nothing: the latest",
+        "filters": "only cells with KEY=VALUE (again for more)",
+        "only-changed": "only the cells that changed",
+        "row": "an axis for the rows",
+        "col": "an axis for the columns",
+        "margin": "no regression: the rate must not rise by more than this, e.g. 5%",
+        "markdown": "as Markdown",
+        "json": _JSON,
+    },
+)
+def compare(
+    c: Context,
+    a: str = "",
+    b: str = "",
+    filters: list[str] = [],  # noqa: B006
+    only_changed: bool = False,
+    row: str = "",
+    col: str = "",
+    margin: str = "",
+    markdown: bool = False,
+    json: bool = False,
+) -> None:
+    """What changed between two campaigns, or two groups of them."""
+    _call(
+        "compare",
+        json=json,
+        arguments={
+            "a": a, "b": b, "filters": filters, "only_changed": only_changed, "row": row,
+            "col": col, "margin": margin, "markdown": markdown,
+        },
+    )  # fmt: skip
+
+
+@_verb(
+    positional=["what"],
+    help={
+        "what": "observe: how soon, how dear, how complete we watch",
+        "only": "parts of it, comma-separated",
+        "quick": "fewer repetitions: a smoke test, not a result",
+        "json": _JSON,
+    },
+)
+def bench(
+    c: Context, what: str = "observe", only: str = "", quick: bool = False, json: bool = False
+) -> None:
+    """Ratios against what people do by hand, both sides measured in one run."""
+    _call("bench", json=json, arguments={"what": what, "only": only, "quick": quick})
+
+
+@_verb(
+    help={
+        "n": "trials of each cause",
+        "cause": "only these, comma-separated names of experiments/causes",
+        "monitors": "off, light or full",
+        "json": _JSON,
+    },
+)
+def selftest(
+    c: Context, n: int = 3, cause: str = "", monitors: str = "light", json: bool = False
+) -> None:
+    """Cause every death on purpose and hold the verdicts to it."""
+    arguments = {"n": n, "cause": cause, "monitors": monitors}
+    _call("selftest", json=json, arguments=arguments)
+
+
+@_verb(
     positional=["trial"],
     help={"trial": "CELL/N of the latest campaign, or CAMPAIGN:CELL/N", "json": _JSON},
 )

@@ -19,6 +19,7 @@ def main(campaign: str = "", *, json: bool = False) -> int:
         line = verdict_line(str(record["trial"]), scale.judge(opened, record))
         lines.append(line)
         old = before.get(str(record["trial"]))
+        line["seconds"] = None if old is None else old.get("seconds")
         changed += old is not None and _essence(old) != _essence(line)
     opened.replace_verdicts(lines)
     said = "no verdict changed" if not changed else f"{changed} verdicts changed"

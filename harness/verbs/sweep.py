@@ -21,6 +21,7 @@ from harness.stats import sequential
 from harness.store import Campaign
 from harness.verbs import table
 from harness.verbs.plan import print_plan
+from harness.verbs.selftest import known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,6 +115,7 @@ def execute(
         why=ending.why,
         stopped=plan_of_trials.stopped(),
         watched=plan_of_trials.watched,
+        attribution=known(),
         decisions=[d.document() for d in plan_of_trials.decisions],
     )
     code = table.show(table.of(campaign), json=json)
