@@ -8,7 +8,6 @@ after it).
 
 from __future__ import annotations
 
-import errno
 import json
 import select
 import socket
@@ -68,21 +67,21 @@ class Events:
     def connect(self) -> None:
         if self.socket is not None:
             return
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            link.connect(str(self.path))
-        except OSError as error:
-            link.close()
-            if error.errno != errno.EAGAIN or not self.told:
-                self._unreachable(error.strerror or str(error))
-            self._later()
-            return
-        # A nanosecond later than the last one: the engine repeats that one otherwise.
+        # A nanosecond's worth of repetition is taken out by `recent`.
         since = "%d.%09d" % divmod(self.since, 1_000_000_000)
         request = (
             "GET /events?since=%s HTTP/1.1\r\nHost: docker\r\nAccept: application/json\r\n\r\n"
         )
-        link.send((request % since).encode())
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            link.connect(str(self.path))
+            # Fits any socket's buffer; an engine that is just leaving answers EPIPE.
+            link.sendall((request % since).encode())
+        except OSError as error:
+            link.close()
+            self._unreachable(error.strerror or str(error))
+            self._later()
+            return
         self.socket, self.buffer, self.body, self.headers = link, b"", b"", None
         self.chunk_left = None
         self.loop.add(link.fileno(), select.EPOLLIN, self.ready, "docker")

@@ -444,6 +444,7 @@ def test_an_engine_that_restarts_is_a_gap_and_a_new_daemon(client, image):
         own.daemon("dockerd", "kill")
         gone = heard.wait(events.DaemonState, daemon="dockerd", state="gone")
         assert (gone.pid, gone.status) == (old, 9)
+        assert clock.wait_until(lambda: "dockerd" not in own.pids, deadline=5)
         new = own.daemon("dockerd", "start")
         heard.wait(events.DaemonState, daemon="dockerd", state="alive", pid=new)
         gap = heard.wait(events.Gap, name="docker", where=lambda e: e.end is not None)
