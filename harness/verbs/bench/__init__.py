@@ -1,4 +1,4 @@
-"""`bench`: how well we watch, as ratios against what people do by hand.
+"""`bench`: how well we watch and how well we count, against what others do.
 
 Rule: both sides of a ratio are measured in one run on one machine, side by side or
 interleaved; a number without its competitor, its spread and its count is not printed.
@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from typing import TYPE_CHECKING
 
 from harness.errors import BadInput, ExitCode, Problem
 from harness.verbs.bench.ratio import Ratio, lines
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
 
 def main(*, what: str = "observe", only: str = "", quick: bool = False, json: bool = False) -> int:
     """Exit code 0 when every aim is met, 2 when one is not."""
-    from harness.verbs.bench import observe
+    from harness.verbs.bench import observe, stats
 
-    known = {"observe": observe}
+    known: dict[str, ModuleType] = {"observe": observe, "stats": stats}
     if what not in known:
         raise BadInput(
             [
                 Problem(
-                    "command line", f"bench {what}", "there is no such benchmark", "bench observe"
+                    "command line",
+                    f"bench {what}",
+                    "there is no such benchmark",
+                    "bench observe or bench stats",
                 )
             ]
         )
     parts = [part for part in only.split(",") if part]
-    unknown = sorted(set(parts) - set(observe.PARTS))
+    there = known[what].PARTS
+    unknown = sorted(set(parts) - set(there))
     if unknown:
-        why, fix = "there is no such part", "one of " + ", ".join(observe.PARTS)
+        why, fix = "there is no such part", "one of " + ", ".join(there)
         raise BadInput([Problem("command line", f"--only {p}", why, fix) for p in unknown])
-    machine, ratios = known[what].run(parts or list(observe.PARTS), quick=quick, say=_narrate)
+    machine, ratios = known[what].run(parts or list(there), quick=quick, say=_narrate)
     document = {
         "format": "deathbench.bench/1",
         "bench": what,

@@ -1,0 +1,234 @@
+"""`bench stats`: what our statistics cost in trials, beside the best there is otherwise.
+
+Rule: our column is simulated here and now with the product's own code; the competitors'
+figures were measured once, by the same protocol, and stand below. Aims are ratios to an
+information bound or to a competitor; a share of right answers is an aim of its own,
+95 % less 1.5 points that a thousand repetitions may miss by.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from harness.stats import twosample
+from harness.stats import yardstick as y
+from harness.verbs.bench.ratio import Ratio, alone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SEED = 20260723
+PARTS = ("a1", "a2", "a3", "a4", "a5", "b1", "b2", "c", "d", "e", "f", "g")
+_FULL, _QUICK = 1000, 60
+_RIGHT = 0.95 - 0.015
+
+# Mean trials of the best competitor at 95 %: SPRT in every step of a bisection (a1),
+# git_bayesect 1.2 (a3), QuickXplain with an SPRT in every query (b1), ddmin with
+# repeats (b2). By channel and candidates; measured with the true rates known to them
+# where they need any, which favours them.
+_SPRT_STEP = {
+    (0.0, 1.0, 16): 4.0, (0.0, 1.0, 64): 6.0, (0.0, 1.0, 256): 8.0,
+    (0.02, 0.6, 16): 17.6, (0.02, 0.6, 64): 26.8, (0.02, 0.6, 256): 40.6,
+    (0.05, 0.3, 16): 67.6, (0.05, 0.3, 64): 118.1, (0.05, 0.3, 256): 176.3,
+}  # fmt: skip
+_BAYESECT = {
+    (0.0, 1.0, 16): 11.1, (0.0, 1.0, 64): 13.4, (0.0, 1.0, 256): 15.8,
+    (0.02, 0.6, 16): 32.8, (0.02, 0.6, 64): 42.9, (0.02, 0.6, 256): 51.6,
+    (0.05, 0.3, 16): 136.8, (0.05, 0.3, 64): 175.4, (0.05, 0.3, 256): 210.1,
+}  # fmt: skip
+_QUICKXPLAIN = {(0.0, 1.0): 7.6, (0.02, 0.6): 32.5, (0.05, 0.3): 152.0}
+_DDMIN = {(0.0, 1.0): 11.6, (0.02, 0.6): 81.7, (0.05, 0.3): 380.0}
+_STEP_MODEL_GOOD = {0: 0.98, 1: 0.92, 3: 0.85, 6: 0.71}
+
+
+def run(
+    parts: list[str], *, quick: bool, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Ratio]]:
+    """All rows of the parts; quick: 60 repetitions in place of 1000."""
+    repetitions = _QUICK if quick else _FULL
+    found: list[Ratio] = []
+    for part in parts:
+        for row in _PARTS[part](repetitions):
+            say(f"{row.name}: {row.ours:.4g} {row.unit}")
+            found.append(row)
+    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "seed": SEED}
+    return machine, found
+
+
+def _to_bound(name: str, m: y.Measured, aim: float, other: float | None, against: str) -> Ratio:
+    """Trials over the bound; the competitor's trials beside them."""
+    return Ratio(
+        name=name, ours=m.trials, other=other, competitor=f"{against}; ratio to the bound",
+        ratio=m.ratio, low=(m.trials - 2 * m.error) / m.bound,
+        high=(m.trials + 2 * m.error) / m.bound, n=m.repetitions, unit="trials", aim=("<=", aim),
+    )  # fmt: skip
+
+
+def _right(name: str, m: y.Measured, aim: float = _RIGHT, what: str = "") -> Ratio:
+    return alone(
+        f"{name}, right", m.right, n=m.repetitions, unit="share", aim=(">=", aim), what=what
+    )
+
+
+def _a1(repetitions: int) -> Iterator[Ratio]:
+    for low, high in y.CHANNELS:
+        for n in (16, 64, 256):
+            m = y.step(n, low, high, repetitions=repetitions, seed=SEED, rates=y.known(low, high))
+            name = f"a1 step, rates known, n={n} ({low:g}, {high:g})"
+            other = _SPRT_STEP[low, high, n]
+            yield _to_bound(name, m, 1.35 if n == 16 else 1.25, other, "SPRT per step")
+            yield _right(name, m)
+
+
+def _a2(repetitions: int) -> Iterator[Ratio]:
+    for low, high in y.CHANNELS[1:]:
+        for n in (16, 64, 256):
+            m = y.step(n, low, high, repetitions=repetitions, seed=SEED, history=50)
+            name = f"a2 step, 50/50 history, n={n} ({low:g}, {high:g})"
+            yield _to_bound(name, m, 1.75, _SPRT_STEP[low, high, n], "SPRT per step")
+            yield _right(name, m)
+
+
+def _a3(repetitions: int) -> Iterator[Ratio]:
+    for low, high in y.CHANNELS[1:]:
+        for n in (16, 64, 256):
+            other = _BAYESECT[low, high, n]
+            if n >= 64:
+                m = y.step(n, low, high, repetitions=repetitions, seed=SEED, stop=0.97)
+                name = f"a3 step, cold, stop .97, n={n} ({low:g}, {high:g})"
+                yield _to_bound(name, m, 2.5, other, "git_bayesect")
+                yield _right(name, m)
+            m = y.step(n, low, high, repetitions=repetitions, seed=SEED + 1, stop=0.95)
+            yield Ratio(
+                name=f"a3 step, cold, stop .95, n={n} ({low:g}, {high:g})", ours=m.trials,
+                other=other, competitor="git_bayesect; ratio to it", ratio=m.trials / other,
+                low=(m.trials - 2 * m.error) / other, high=(m.trials + 2 * m.error) / other,
+                n=m.repetitions, unit="trials", aim=("<=", 0.9),
+            )  # fmt: skip
+
+
+def _a4(repetitions: int) -> Iterator[Ratio]:
+    for low, high in ((0.02, 0.6), (0.05, 0.3), (0.0, 0.9), (0.1, 0.6), (0.02, 0.1)):
+        m = y.step(64, low, high, repetitions=max(20, repetitions // 2), seed=SEED + 2, stop=0.97)
+        yield _right(
+            f"a4 any true rates, n=64 ({low:g}, {high:g})", m, 0.93, "rates plugged in: 0.32"
+        )
+
+
+def _a5(repetitions: int) -> Iterator[Ratio]:
+    for width in (0, 1, 3, 6):
+        m = y.threshold(width, repetitions=max(20, repetitions // 2), seed=SEED)
+        name = f"a5 threshold, slope of {width} points"
+        yield alone(name, m.trials, n=m.repetitions, unit="trials", aim=("<=", 80.0))
+        yield _right(name, m, _RIGHT, f"step model: {_STEP_MODEL_GOOD[width]}")
+
+
+def _b1(repetitions: int) -> Iterator[Ratio]:
+    kinds = (y.SINGLE, y.AND)
+    for low, high in y.CHANNELS:
+        n = max(20, repetitions)
+        for what, rates, history, aim in (
+            ("known", y.known(low, high), 0, 1.25), ("50/50 history", None, 50, 1.45),
+        ):  # fmt: skip
+            m = y.culprit(
+                None, low, high, repetitions=n, seed=SEED, kinds=kinds, rates=rates, history=history
+            )
+            name = f"b1 culprit of 12, {what} ({low:g}, {high:g})"
+            yield _to_bound(name, m, aim, _QUICKXPLAIN[low, high], "QuickXplain + SPRT")
+            yield _right(name, m)
+
+
+def _b2(repetitions: int) -> Iterator[Ratio]:
+    n = max(20, repetitions // 3)
+    for low, high in y.CHANNELS:
+        found = [y.culprit(k, low, high, repetitions=n, seed=SEED) for k in (y.SINGLE, y.AND, y.OR)]
+        mean = y.Measured(
+            sum(m.trials for m in found) / 3, (sum(m.error**2 for m in found) ** 0.5) / 3,
+            min(m.right for m in found), found[0].bound, 3 * n,
+        )  # fmt: skip
+        name = f"b2 one, both or either of 12, cold ({low:g}, {high:g})"
+        yield _to_bound(name, mean, 1.8, _DDMIN[low, high], "ddmin, repeats")
+        for kind, m in zip(("single", "and", "or"), found, strict=True):
+            yield _right(f"{name}, {kind}", m, 0.94 - 0.015)
+
+
+def _c(repetitions: int) -> Iterator[Ratio]:
+    rule, outlook = y.one_cell()
+    for rate, aim in ((0.0, 31.0), (0.01, 39.0), (0.10, 21.0), (0.30, 6.0)):
+        name = f"c cell, 1 % or 10 %, true rate {rate:g}, exact"
+        yield alone(
+            name,
+            outlook[rate].trials,
+            n=rule.cap,
+            unit="trials",
+            aim=("<=", aim),
+            what="fixed N: 61",
+        )
+    for name, error in (("1", outlook[0.01].above), ("10", outlook[0.10].below)):
+        yield alone(
+            f"c cell, wrong at {name} %, exact", error, n=rule.cap, unit="share", aim=("<=", 0.05)
+        )
+
+
+def _d(repetitions: int) -> Iterator[Ratio]:
+    for b, a in ((0.8, 0.1), (0.5, 0.1), (0.3, 0.05), (0.3, 0.1), (0.2, 0.05)):
+        fisher = twosample.fisher_number(a, b)
+        design = twosample.design_for(a, b)
+        power, per_arm = design.outlook(a, b)
+        name = f"d before {a:g}, after {b:g}, exact"
+        yield Ratio(
+            name=name, ours=per_arm, other=float(fisher), competitor="Fisher's N", n=design.most,
+            ratio=per_arm / fisher, low=per_arm / fisher, high=per_arm / fisher,
+            unit="trials per arm", aim=("<=", 0.82),
+        )  # fmt: skip
+        yield alone(f"{name}, power", power, n=design.most, unit="share", aim=(">=", 0.8))
+
+
+def _e(repetitions: int) -> Iterator[Ratio]:
+    for rate, wilson in ((0.05, "28.6 %"), (0.3, "38.1 %")):
+        n = 4 * repetitions
+        missed = y.looking_early(rate, repetitions=n, seed=SEED)
+        name = f"e interval ever misses in 200 looks, rate {rate:g}"
+        yield alone(name, missed, n=n, unit="share", aim=("<=", 0.05), what=f"Wilson: {wilson}")
+
+
+def _f(repetitions: int) -> Iterator[Ratio]:
+    n = max(30, repetitions // 3)
+    ours, twice = (
+        y.allocation(20, repetitions=n, seed=SEED),
+        y.allocation(40, repetitions=n, seed=SEED),
+    )
+    for name, mine, other, aim in (
+        ("f 24 cells, 20 each, all wrong cells", ours["ours"], twice["uniform"], 1.1),
+        ("f 24 cells, 20 each, far wrong cells", ours["ours_far"], ours["uniform_far"], 0.5),
+    ):
+        against = "uniform at 40 each" if aim > 1 else "uniform at 20 each"
+        ratio = mine / other if other else float(mine > 0)
+        yield Ratio(
+            name=name, ours=mine, other=other, competitor=against, ratio=ratio, low=ratio,
+            high=ratio, n=n, unit="share", aim=("<=", aim),
+        )  # fmt: skip
+
+
+def _g(repetitions: int) -> Iterator[Ratio]:
+    for drift, number in zip(y.DRIFTS, count()):
+        n = 3 * repetitions
+        found = y.false_alarms(drift, repetitions=n, seed=SEED + number)
+        what = f"before then after: {found['before_after']:.3g}"
+        yield alone(
+            f"g false alarms, drift {drift}",
+            found["ours"],
+            n=n,
+            unit="share",
+            aim=("<=", 0.065),
+            what=what,
+        )
+
+
+_PARTS: dict[str, Callable[[int], Iterator[Ratio]]] = {
+    "a1": _a1, "a2": _a2, "a3": _a3, "a4": _a4, "a5": _a5, "b1": _b1, "b2": _b2, "c": _c, "d": _d,
+    "e": _e, "f": _f, "g": _g,
+}  # fmt: skip
