@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import tempfile
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from harness.engine import Engine
 
+MAKING = 120
+"""Seconds that a machine may take between its cgroup and the first process in it, and more."""
 TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 
@@ -175,8 +178,7 @@ class _Cleaner:
         for one in candidates:
             if one.owned_as in owned or not os.path.lexists(self.place(one.argument)):
                 continue
-            # Somebody's with another state directory, perhaps: only what is empty is nobody's.
-            if one.what.startswith("cgroup ") and cgroups.processes(self.cgroups, one.argument):
+            if one.what.startswith("cgroup ") and self.perhaps_somebodys(one.argument):
                 continue
             if one.what.startswith("loop ") and (
                 # Seen in the middle of going, or stuck? It goes in no time.
@@ -185,6 +187,16 @@ class _Cleaner:
             ):
                 continue
             self.go(one.what, one.remove, one.argument)
+
+    def perhaps_somebodys(self, name: str) -> bool:
+        """Leases in another state directory are not known here: only old and empty is nobody's."""
+        if cgroups.processes(self.cgroups, name):
+            return True
+        try:
+            born = max(top.stat().st_mtime for top in self.cgroups.tops(name) if top.exists())
+        except (OSError, ValueError):
+            return True
+        return time.time() - born < MAKING
 
     def place(self, argument: str) -> str:
         if argument.startswith(f"/{LABEL}-"):
