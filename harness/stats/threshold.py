@@ -121,6 +121,7 @@ class Threshold:
         self._good &= ((self._crossing > 0) & (self._crossing < points))[:, None]
         self._good = self._good.astype(float)  # a product with booleans is not one of BLAS
         self._answer: Crossing | None = None
+        self._log_evidence = 0.0
         self.died = np.zeros(points, dtype=int)
         self.ran = np.zeros(points, dtype=int)
 
@@ -139,7 +140,9 @@ class Threshold:
 
         rate = self._rates[:, point]
         logs = died * np.log(rate) + (ran - died) * np.log1p(-rate)
-        weights = self._weights * np.exp(logs - logs.max())
+        top = float(logs.max())
+        weights = self._weights * np.exp(logs - top)
+        self._log_evidence += top + math.log(float(weights.sum()))
         self._weights = weights / weights.sum()
         self._answer = None
         self.died[point] += died
@@ -163,6 +166,11 @@ class Threshold:
         if cost is not None:
             bits = bits / np.asarray(cost, dtype=float)
         return int(np.argmax(np.round(bits, 12)))
+
+    @property
+    def log_evidence(self) -> float:
+        """How well the curves together explain the outcomes so far."""
+        return self._log_evidence
 
     @property
     def answer(self) -> Crossing:
@@ -224,3 +232,56 @@ class Threshold:
     def _spans(self) -> list[tuple[int, int]]:
         ends = [*self._starts[1:].tolist(), len(self._weights)]
         return list(zip(self._starts.tolist(), ends, strict=True))
+
+
+class Oriented:
+    """A threshold of which nobody said whether deaths become more or fewer along the axis.
+
+    Both are kept; while neither explains the outcomes 20 times better, the ends are asked.
+    """
+
+    def __init__(
+        self, points: int, *, level: float = 0.2, tolerance: float = 0.1, stop: float = STOP
+    ) -> None:
+        self._both = tuple(
+            Threshold(points, level=level, tolerance=tolerance, rising=rising, stop=stop)
+            for rising in (True, False)
+        )
+
+    def _log_odds(self) -> float:
+        """Of rising against falling."""
+        return self._both[0].log_evidence - self._both[1].log_evidence
+
+    @property
+    def likelier(self) -> Threshold:
+        return self._both[0] if self._log_odds() >= 0 else self._both[1]
+
+    def ask(self, cost: Sequence[float] | None = None) -> int:
+        one = self.likelier
+        if abs(self._log_odds()) < math.log(20):
+            first, last = 0, one.points - 1
+            if one.ran[first] != one.ran[last]:
+                return first if one.ran[first] < one.ran[last] else last
+            # Nobody dies at either end, or everybody does: look between them by and by.
+            if one.ran[first] < 12:
+                return first
+        return one.ask(cost)
+
+    def tell(self, point: int, died: bool) -> None:
+        for one in self._both:
+            one.tell(point, died)
+
+    def history(self, point: int, died: int, ran: int) -> None:
+        """Trials of earlier campaigns."""
+        for one in self._both:
+            one.history(point, died, ran)
+
+    @property
+    def done(self) -> bool:
+        if not self.likelier.done:
+            return False
+        # "Never" needs no direction.
+        return self.likelier.answer.between is None or abs(self._log_odds()) >= math.log(20)
+
+    def expected_left(self) -> float:
+        return 0.0 if self.done else max(1.0, self.likelier.expected_left())

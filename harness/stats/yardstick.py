@@ -195,7 +195,10 @@ def allocation(per_cell: int, *, repetitions: int, seed: int, cells: int = 24) -
         even = [(int(rng.binomial(per_cell, p)), per_cell) for p in truth]
         counts = [[int(rng.binomial(2, p)), 2] for p in truth]
         for _ in range(cells * (per_cell - 2)):
-            at = min(range(cells), key=lambda i: schedule.undecided_index(*counts[i], level))
+            at = min(
+                range(cells),
+                key=lambda i: schedule.undecided_index(counts[i][0], counts[i][1], level),
+            )
             counts[at][0] += int(rng.random() < truth[at])
             counts[at][1] += 1
         for name, found in (("uniform", even), ("ours", counts)):

@@ -1,0 +1,142 @@
+"""Trials that check an answer: each configuration by a test of its own, or two side by side.
+
+Law: pure state machines with the same `ask` and `tell` as a search. The order inside a
+block of two is random but seeded, so that drift can not take a side and a recorded run
+can be gone through again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from harness.stats.search import Search
+    from harness.stats.sequential import EProcess, Fixed, Sprt
+    from harness.stats.twosample import Looks
+
+
+class Certify:
+    """Each of some configurations until its rule decides; in rounds, so that drift is shared.
+
+    Args:
+        questions: The configurations to check.
+        rule: Of all of them.
+    """
+
+    def __init__(self, questions: Sequence[int], rule: Sprt | EProcess | Fixed) -> None:
+        self.questions = tuple(questions)
+        self.rule = rule
+        self.counts = {q: [0, 0] for q in self.questions}
+        self.verdicts: dict[int, str | None] = dict.fromkeys(self.questions)
+        self.trials = 0
+
+    def ask(self, cost: Sequence[float] | None = None) -> int:
+        """The open configuration with the fewest trials; restarts break ties."""
+        open_ = [q for q in self.questions if self.verdicts[q] is None]
+        if cost is None:
+            return min(open_, key=lambda q: self.counts[q][1])
+        # A restart between every two trials would be dear: stay for a few of them.
+        return min(open_, key=lambda q: self.counts[q][1] + 2 * (cost[q] - 1))
+
+    def tell(self, configuration: int, died: bool) -> None:
+        count = self.counts[configuration]
+        count[0] += died
+        count[1] += 1
+        self.trials += 1
+        if self.verdicts[configuration] is None:
+            self.verdicts[configuration] = self.rule.decide(*count)
+
+    @property
+    def done(self) -> bool:
+        return all(v is not None for v in self.verdicts.values())
+
+    def expected_left(self) -> float:
+        """As the rule expects of a configuration that is clearly on one side."""
+        each = getattr(self.rule, "cap", 30) / 3
+        return sum(
+            max(1.0, each - self.counts[q][1]) for q, v in self.verdicts.items() if v is None
+        )
+
+
+class Pair:
+    """Configuration 0 and configuration 1 in blocks of two, until the looks decide."""
+
+    def __init__(self, looks: Looks, seed: int = 0) -> None:
+        self.looks = looks
+        self.seed = seed
+        self.died = [0, 0]
+        self.ran = [0, 0]
+        self.verdict: str | None = None
+        # One stratum of time per look: what drifts between looks cancels.
+        self.strata: list[list[int]] = []
+
+    def ask(self, cost: Sequence[float] | None = None) -> int:
+        """The other one of the block, or by the seed which one begins the next block."""
+        if self.ran[0] != self.ran[1]:
+            return 0 if self.ran[0] < self.ran[1] else 1
+        return _coin(self.seed, self.ran[0])
+
+    def tell(self, configuration: int, died: bool) -> None:
+        at = self.ran[configuration] // self.looks.stage
+        while len(self.strata) <= at:
+            self.strata.append([0, 0, 0, 0])
+        stratum = self.strata[at]
+        stratum[2 * configuration] += died
+        stratum[2 * configuration + 1] += 1
+        self.died[configuration] += died
+        self.ran[configuration] += 1
+        if self.ran[0] == self.ran[1] and self.verdict is None:
+            self.verdict = self.looks.decide(self.died[0], self.died[1], self.ran[0])
+
+    @property
+    def done(self) -> bool:
+        return self.verdict is not None
+
+    def expected_left(self) -> float:
+        return 0.0 if self.done else float(2 * self.looks.most - sum(self.ran)) * 0.7
+
+
+class Chain:
+    """A search, and then what its answer makes necessary.
+
+    Args:
+        first: The search.
+        then: Called once when it is done: what comes after it, or None.
+    """
+
+    def __init__(self, first: Search, then: Callable[[], Certify | None]) -> None:
+        self.first = first
+        self.then = then
+        self.second: Certify | None = None
+        self._called = False
+
+    def _current(self) -> Search | Certify:
+        if not self.first.done and not self._called:
+            return self.first
+        if not self._called:
+            self._called = True
+            self.second = self.then()
+        return self.first if self.second is None else self.second
+
+    def ask(self, cost: Sequence[float] | None = None) -> int:
+        return self._current().ask(cost)
+
+    def tell(self, configuration: int, died: bool) -> None:
+        self._current().tell(configuration, died)
+
+    @property
+    def done(self) -> bool:
+        return self._current().done
+
+    def expected_left(self) -> float:
+        return self._current().expected_left()
+
+
+def _coin(seed: int, block: int) -> int:
+    """0 or 1, the same for the same seed and block: one round of a multiplicative hash."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + (block + 1) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    mixed ^= mixed >> 31
+    mixed = (mixed * 0x94D049BB133111EB) & (2**64 - 1)
+    return (mixed >> 40) & 1
