@@ -75,6 +75,15 @@ def test_none_is_a_value():
         assert experiment(text).container.memory is None
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [("unlimited", -1), ("128MiB", 128 << 20), ("none", None)]
+)
+def test_swap(word, value):
+    """A size of its own, as much as there is, or what docker makes of it."""
+    text = EXPERIMENT.replace("  command", f"  memory: 64MiB\n  memory_swap: {word}\n  command")
+    assert experiment(text).container.memory_swap == value
+
+
 def test_scripts_are_read_and_keep_their_path():
     """The campaign is frozen: the text is in the experiment, the path only for messages."""
     text = EXPERIMENT.replace("{run: echo ready}", "{script: scripts/p.sh, args: [1, b]}")

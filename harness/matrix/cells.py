@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import BadInput, Problem
 from harness.spec import Axis, Loaded, Value, Workshop, show_value
-from harness.spec.axes import Pattern, same
+from harness.spec.axes import Pattern, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from harness.model.experiment import Experiment, MachineSpec, Neighbours
 
 LONGEST_NAME = 96
-MOST_POINTS = 200_000
+MOST_POINTS = 100_000
 """The product of all axes before exclude: above it nobody meant what is written."""
+
+Point = tuple[Any, ...]
+"""What tells one configuration from another: the plain values in the axes' order."""
 
 ONLY = "base"
 """The name of the one cell of a matrix without axes."""
@@ -59,15 +62,18 @@ def cells(loaded: Loaded) -> tuple[Cell, ...]:
     names = names_of(loaded.axes, chosen)
     workshop = Workshop(loaded)
     found = []
+    told: dict[tuple[str, str], Problem] = {}
     for name, point in zip(names, chosen, strict=True):
         built = workshop.build(point)
         if isinstance(built, list):
-            problems += [p for p in built if not any(p.where == q.where for q in problems)]
+            # One combination stands for all that fail at the same place for the same reason.
+            for problem in built:
+                told.setdefault((problem.where, problem.why), problem)
             continue
         config = {key: value.plain for key, value in point.items()}
         found.append(Cell(name, config, built.experiment, built.machine, built.neighbours))
-    if problems:
-        raise BadInput(problems)
+    if told:
+        raise BadInput(told.values())
     return tuple(found)
 
 
@@ -79,15 +85,16 @@ def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value
     if size > MOST_POINTS:
         problems.append(_too_many(where, size, most, loaded))
         return
-    points: list[dict[str, Value]] = []
+    points: dict[Point, dict[str, Value]] = {}
     used = [False] * len(loaded.exclude)
+    wanted = [_wanted(pattern) for pattern in loaded.exclude]
     for values in product(*(axis.values for axis in axes)):
         point = {axis.key: value for axis, value in zip(axes, values, strict=True)}
-        hits = [i for i, pattern in enumerate(loaded.exclude) if _matches(pattern, point)]
+        hits = [i for i, wants in enumerate(wanted) if _matches(wants, point)]
         for index in hits:
             used[index] = True
         if not hits:
-            points.append(point)
+            points[_place(point)] = point
     # An override that narrows an axis may leave an exclude of the file nothing to do.
     narrowed = {axis.key for axis in axes if axis.mark.file.startswith("-o")}
     for pattern, was_used in zip(loaded.exclude, used, strict=True):
@@ -101,8 +108,16 @@ def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value
                 )
             )
     for pattern in loaded.include:
-        added = [point for point in _included(axes, pattern) if not _among(point, points)]
-        if not added:
+        before = len(points)
+        lists = [pattern.wants.get(axis.key, axis.values) for axis in axes]
+        if math.prod(map(len, lists)) > MOST_POINTS:
+            problems.append(_too_many(where, math.prod(map(len, lists)), most, loaded))
+            return
+        # The axes that an include does not name take all their values.
+        for values in product(*lists):
+            point = {axis.key: value for axis, value in zip(axes, values, strict=True)}
+            points.setdefault(_place(point), point)
+        if len(points) == before:
             problems.append(
                 Problem(
                     _mark(loaded, pattern),
@@ -111,9 +126,6 @@ def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value
                     "remove it",
                 )
             )
-        points += added
-        if len(points) > most:
-            break
     if len(points) > most:
         problems.append(_too_many(where, len(points), most, loaded))
     elif not points:
@@ -121,7 +133,7 @@ def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value
             Problem(where, "no cells", "exclude leaves nothing to run", "exclude fewer")
         )
     else:
-        yield from points
+        yield from points.values()
 
 
 def _where(loaded: Loaded) -> str:
@@ -144,24 +156,19 @@ def _too_many(where: str, size: int, most: int, loaded: Loaded) -> Problem:
     )
 
 
-def _matches(pattern: Pattern, point: Mapping[str, Value]) -> bool:
-    return all(
-        any(same(point[key].plain, value.plain) for value in values)
+def _wanted(pattern: Pattern) -> dict[str, frozenset[Any]]:
+    return {
+        key: frozenset(identity(value.plain) for value in values)
         for key, values in pattern.wants.items()
-    )
+    }
 
 
-def _included(axes: tuple[Axis, ...], pattern: Pattern) -> Iterator[dict[str, Value]]:
-    """The axes that an include does not name take all their values."""
-    lists = [pattern.wants.get(axis.key, axis.values) for axis in axes]
-    if math.prod(map(len, lists)) > MOST_POINTS:
-        lists = [values[:1] for values in lists]
-    for values in product(*lists):
-        yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
+def _matches(wants: Mapping[str, frozenset[Any]], point: Mapping[str, Value]) -> bool:
+    return all(identity(point[key].plain) in values for key, values in wants.items())
 
 
-def _among(point: Mapping[str, Value], points: list[dict[str, Value]]) -> bool:
-    return any(all(same(point[key].plain, old[key].plain) for key in point) for old in points)
+def _place(point: Mapping[str, Value]) -> Point:
+    return tuple(identity(value.plain) for value in point.values())
 
 
 def short_names(keys: tuple[str, ...]) -> dict[str, str]:

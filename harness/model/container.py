@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from harness.model.fields import (
     NONE,
+    UNLIMITED,
     Cpus,
     CpuSet,
     InContainer,
@@ -26,6 +27,7 @@ from harness.model.fields import (
     Seconds,
     SignedWhole,
     Size,
+    Swap,
     Text,
     Truth,
     VariableName,
@@ -134,7 +136,8 @@ class ContainerSpec(Noun):
         command: argv of the main process; empty: what the image says.
         entrypoint: Overrides the image's; None: what the image says.
         memory: Limit in bytes; None: none.
-        memory_swap: Memory and swap together, as docker has it; None: docker's default.
+        memory_swap: Memory and swap together, as docker has it; -1: unlimited; None: docker's
+            default.
         cpus: Quota in CPUs; None: none.
         pids: Most processes and threads; None: none.
         network: bridge | none | host | container:NAME (of this experiment) | any other word:
@@ -148,7 +151,7 @@ class ContainerSpec(Noun):
     command: tuple[LooseText, ...] = ()
     entrypoint: tuple[LooseText, ...] | None = None
     memory: Annotated[Memory | None, NONE] = None
-    memory_swap: Annotated[Memory | None, NONE] = None
+    memory_swap: Annotated[Swap | None, NONE] = None
     memory_reservation: Annotated[Memory | None, NONE] = None
     oom_kill_disable: Truth = False
     oom_score_adj: SignedWhole | None = None
@@ -187,7 +190,7 @@ class ContainerSpec(Noun):
                 "add memory:, or leave memory_swap out",
                 "memory_swap",
             )
-        if self.memory_swap is not None and self.memory_swap < (self.memory or 0):
+        if self.memory_swap is not None and UNLIMITED < self.memory_swap < (self.memory or 0):
             raise refuse(
                 "memory_swap is memory and swap together, so at least memory",
                 "memory_swap: at least memory",

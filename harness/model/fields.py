@@ -256,9 +256,14 @@ _RATE_SCHEMA = {
     ]
 }
 
-_size = BeforeValidator(_quantity(units.parse_size, (int,), "a size such as 256MiB"))
+_parse_size = _quantity(units.parse_size, (int,), "a size such as 256MiB")
+_size = BeforeValidator(_parse_size)
 _time = BeforeValidator(_quantity(units.parse_seconds, (float,), "a time such as 250ms or 2s"))
 
+
+_memory_floor = between(
+    SMALLEST_MEMORY, None, "docker refuses a memory limit below 6MiB", "6MiB or more"
+)
 
 # Validators that stand further right run first.
 Size = Annotated[
@@ -269,11 +274,32 @@ Size = Annotated[
 ]
 Memory = Annotated[
     int,
-    BeforeValidator(
-        between(SMALLEST_MEMORY, None, "docker refuses a memory limit below 6MiB", "6MiB or more")
-    ),
+    BeforeValidator(_memory_floor),
     _size,
     WithJsonSchema(_SIZE_SCHEMA),
+]
+UNLIMITED = -1
+"""How docker writes "as much swap as there is"."""
+
+
+def _swap(value: Any) -> Any:
+    return UNLIMITED if isinstance(value, str) and value == "unlimited" else value
+
+
+def _swap_size(value: Any, info: ValidationInfo) -> Any:
+    return value if value == UNLIMITED else _parse_size(value, info)
+
+
+def _swap_floor(value: Any) -> Any:
+    return value if value == UNLIMITED else _memory_floor(value)
+
+
+Swap = Annotated[
+    int,
+    BeforeValidator(_swap_floor),
+    BeforeValidator(_swap_size),
+    BeforeValidator(_swap),
+    WithJsonSchema({"anyOf": [_SIZE_SCHEMA, {"const": "unlimited"}]}),
 ]
 Seconds = Annotated[
     float,

@@ -23,6 +23,7 @@ from harness.spec.nodes import Items, Mark, Node, Path, Scalar, Table, nearest, 
 from harness.spec.tree import Desk, complete
 
 MOST_VALUES = 1000
+MOST_PATTERNS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,32 +129,39 @@ def read_axis(desk: Desk, key: str, node: Node, mark: Mark) -> Axis | None:
         )
         return None
     nodes = node.items if isinstance(node, Items) else (node,)
-    values: list[Value] = []
-    for item in nodes:
-        for one in expand(desk, f"axes.{key}", item):
-            value = read_value(desk, owner, key, one)
-            if value is None:
-                continue
-            if any(same(value.plain, other.plain) for other in values):
-                desk.complain(
-                    one.mark,
-                    f"axes.{key}: {seen(one)}",
-                    "the same value is there already",
-                    "remove it; more trials come from trials.max",
-                )
-                continue
-            values.append(value)
     if not nodes:
         desk.complain(
             mark, f"axes.{key}: []", "an axis without values leaves no cell", "add a value"
         )
-    if len(values) > MOST_VALUES:
-        desk.complain(mark, f"axes.{key}", f"more than {MOST_VALUES} values", "fewer values")
-        return None
+    values: dict[Any, Value] = {}
+    for one in _written_out(desk, f"axes.{key}", nodes, mark):
+        value = read_value(desk, owner, key, one)
+        if value is None:
+            continue
+        if identity(value.plain) in values:
+            desk.complain(
+                one.mark,
+                f"axes.{key}: {seen(one)}",
+                "the same value is there already",
+                "remove it; more trials come from trials.max",
+            )
+            continue
+        values[identity(value.plain)] = value
     if not values:
         return None
     unit = keys.unit_at(keys.model_of(owner), tuple(key.split(".")))
-    return Axis(key, owner, tuple(values), mark, unit)
+    return Axis(key, owner, tuple(values.values()), mark, unit)
+
+
+def _written_out(desk: Desk, name: str, nodes: tuple[Node, ...], mark: Mark) -> list[Node]:
+    """Every value, ranges expanded, up to the most there may be."""
+    found: list[Node] = []
+    for item in nodes:
+        found += expand(desk, name, item)
+        if len(found) > MOST_VALUES:
+            desk.complain(mark, name, f"more than {MOST_VALUES} values", "fewer values")
+            return []
+    return found
 
 
 def show_value(value: Any, unit: str | None) -> str:
@@ -175,9 +183,9 @@ def show_value(value: Any, unit: str | None) -> str:
             return str(value)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal and of one kind: 1 is not true."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+def identity(value: Any) -> tuple[bool, Any]:
+    """What two spellings of one plain value share; 1 is not true."""
+    return isinstance(value, bool), value
 
 
 def expand(desk: Desk, name: str, node: Node) -> tuple[Node, ...]:
@@ -208,16 +216,16 @@ def read_value(desk: Desk, owner: str, key: str, node: Node) -> Value | None:
     path: Path = tuple(key.split("."))
     # An empty tree has no list to step into, so nothing is looked up on the way.
     tree: Node = put(None, path, node, node.mark)
-    before = len(desk.problems)
+    before = desk.count
     tree = complete(desk, tree, model)
     node, _, _ = nearest(tree, path)
     try:
         value = keys.adapter(model, path).validate_python(plain(node), context={"text": True})
     except ValidationError as error:
         problems = explain(error, tree, model, below=path, show=desk.show)
-        desk.problems += [p for p in _as_axis(problems) if p not in desk.problems]
+        desk.add(_as_axis(problems))
         return None
-    if len(desk.problems) > before:
+    if desk.count > before:
         return None
     return Value(node, config_value(value))
 
@@ -269,7 +277,11 @@ def read_patterns(
     if node is None:
         return ()
     listed = node.items if isinstance(node, Items) else (node,)
-    found = []
+    found: list[Pattern] = []
+    if len(listed) > MOST_PATTERNS:
+        why = f"more than {MOST_PATTERNS}"
+        desk.complain(node.mark, f"{word}: {len(listed)} patterns", why, "a list of values in one")
+        return ()
     known = {axis.key: axis for axis in axes}
     for index, item in enumerate(listed):
         name = f"{word}.{index}"
@@ -295,10 +307,10 @@ def read_patterns(
                 )
                 continue
             nodes = child.items if isinstance(child, Items) else (child,)
+            written = _written_out(desk, f"{name}.{key}", nodes, child.mark)
             values = [
                 value
-                for each in nodes
-                for one in expand(desk, f"{name}.{key}", each)
+                for one in written
                 if (value := read_value(desk, known[key].owner, key, one)) is not None
             ]
             wants[key] = tuple(values)

@@ -260,7 +260,7 @@ def _matrix(desk: Desk, tree: Table) -> Matrix | None:
     try:
         return Matrix.model_validate(plain(done), context={"text": True})
     except ValidationError as error:
-        _add(desk, explain(error, done, Matrix, show=desk.show))
+        desk.add(explain(error, done, Matrix, show=desk.show))
         return None
 
 
@@ -269,7 +269,7 @@ def _experiment(desk: Desk, tree: Table) -> Experiment | None:
     try:
         return Experiment.model_validate(plain(done), context={"text": True})
     except ValidationError as error:
-        _add(desk, explain(error, done, Experiment, show=desk.show))
+        desk.add(explain(error, done, Experiment, show=desk.show))
         return None
 
 
@@ -296,16 +296,13 @@ def _implied(tree: Node) -> Node:
     return tree
 
 
-def _add(desk: Desk, problems: list[Problem]) -> None:
-    desk.problems += [problem for problem in problems if problem not in desk.problems]
-
-
 class Workshop:
     """Builds one configuration after another from one `Loaded`."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
-        self.desk = Desk(Frozen(loaded.files), loaded.cwd)
+        self.files = Frozen(loaded.files)
+        self.desk = Desk(self.files, loaded.cwd)
         self._owners = {axis.key: axis.owner for axis in loaded.axes}
 
     def build(self, chosen: Mapping[str, Value]) -> Built | list[Problem]:
@@ -322,7 +319,7 @@ class Workshop:
             except NoSuchItem as error:
                 where = place(value.node.mark, self.desk.show)
                 return [Problem(where, f"axes.{key}", str(error), "a number that is there")]
-        self.desk.problems.clear()
+        self.desk = Desk(self.files, self.loaded.cwd)
         problems: list[Problem] = []
         built = _experiment(self.desk, experiment)
         places = _matrix(self.desk, self._small(matrix))

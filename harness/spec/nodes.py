@@ -23,7 +23,7 @@ from harness.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MOST_CHARACTERS = 128 * 1024
+MOST_CHARACTERS = 64 * 1024
 MOST_NODES = 20_000
 DEEPEST = 32
 LONGEST_NUMBER = 18

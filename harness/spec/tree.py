@@ -30,6 +30,8 @@ from harness.spec.nodes import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import BaseModel
 
 DEEPEST_EXTENDS = 8
@@ -48,12 +50,25 @@ class Desk:
     Attributes:
         files: Where text comes from.
         cwd: What paths on the command line are relative to.
-        problems: Everything found so far.
     """
 
     files: Files
     cwd: str
-    problems: list[Problem] = field(default_factory=list)
+    _found: dict[Problem, None] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything found so far, each once, in the order it was met."""
+        return list(self._found)
+
+    @property
+    def count(self) -> int:
+        """How many problems there are."""
+        return len(self._found)
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Take problems that were worded elsewhere."""
+        self._found.update(dict.fromkeys(problems))
 
     def show(self, file: str) -> str:
         """A file name as the user would type it."""
@@ -61,9 +76,7 @@ class Desk:
         return file.removeprefix(prefix)
 
     def complain(self, mark: Mark, what: str, why: str, fix: str) -> None:
-        problem = Problem(place(mark, self.show), legible(what), legible(why), legible(fix))
-        if problem not in self.problems:
-            self.problems.append(problem)
+        self.add([Problem(place(mark, self.show), legible(what), legible(why), legible(fix))])
 
     def absolute(self, value: str, mark: Mark) -> str:
         """A path relative to the file (or the directory of the command) it stands in."""
@@ -98,7 +111,7 @@ def _read(desk: Desk, path: str, asked: Mark | None, above: tuple[str, ...]) -> 
     try:
         tree = parse(text, path, desk.show)
     except Unreadable as error:
-        desk.problems += [p for p in error.problems if p not in desk.problems]
+        desk.add(error.problems)
         return None
     if not isinstance(tree, Table):
         desk.complain(tree.mark, seen(tree), "a file is a mapping of keys", "start with name:")
