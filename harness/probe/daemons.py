@@ -16,7 +16,7 @@ from . import linux
 from .linux import boot
 
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Optional
+    from typing import Callable, Dict, Optional, Set
 
     from .lineage import Lineage
     from .loop import Loop
@@ -26,6 +26,8 @@ NAMES = {"dockerd": "dockerd", "containerd": "containerd"}
 SHIM = "containerd-shim"
 _ID = re.compile(r"\0-id\0([0-9a-f]{64})\0")
 LOOK_EVERY = 1.0
+FORGET = 10
+"""Looks after which every process is asked for its name again; an exec is told by lineage."""
 
 
 class Daemon:
@@ -50,6 +52,8 @@ class Daemons:
         """drain(): read the proc connector now, so that the status of an end is known."""
         self.loop, self.out, self.base, self.lineage, self.drain = loop, out, base, lineage, drain
         self.known: Dict[int, Daemon] = {}
+        self.others: Set[int] = set()
+        self.turn = 0
 
     def start(self) -> None:
         self.look()
@@ -69,8 +73,12 @@ class Daemons:
 
     def look(self) -> None:
         """All daemons there are now."""
+        self.turn += 1
+        if self.turn % FORGET == 0:
+            self.others.clear()
         for pid in linux.pids():
-            if pid not in self.known:
+            if pid not in self.known and pid not in self.others:
+                self.others.add(pid)
                 name = linux.read_text("/proc/%d/comm" % pid)
                 if name is not None:
                     self.consider(pid, name.strip())

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # by the thousand (ALRM, VTALRM, PROF, URG) and without CHLD. 19 and 18 freeze and thaw.
 SIGNALS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 18, 19, 24, 25, 31)
 SI_KERNEL = 128
+SIGKILL = 9
 FILTER_ROOM = 4000  # a filter is one write of less than a page
 BUDGET = 20_000_000
 """Nanoseconds one reading may take."""
@@ -66,12 +67,13 @@ class Deaths:
         self.instance: Optional[tracefs.Instance] = None
         self.on_death: List[Callable[[Watched, Main, int], None]] = []
         self.filtered: Optional[str] = None
-        self.flood = Bucket(300, 3000)
+        self.flood, self.to_main = Bucket(100, 2000), Bucket(100, 1000)
         self.waiting: Deque[Callable[[], Any]] = collections.deque()
         self.window, self.seen, self.batched = 0, 0, False
         self.collateral: Dict[str, int] = {}
         self.read_until = boot()
         self.blind_pids = False
+        self.turn = 0
         watch.on_mains = self.refilter
         watch.on_pidfd = self.pidfd
         watch.on_gone.append(self.forget)
@@ -101,10 +103,16 @@ class Deaths:
         self.collateral.pop(watched.id, None)
 
     def look_for_new(self) -> None:
-        """Without cgroup tracepoints: ask for the directories of those not yet found."""
+        """Without cgroup tracepoints: ask for the directories of those not yet found.
+
+        Everywhere only now and then; mostly where others were found before.
+        """
+        self.turn += 1
         for watched in list(self.watch.all.values()):
             if watched.main is None or watched.main.dead:
-                path = watched.path or self.watch.look_for(watched.id)
+                path = watched.path or self.watch.look_for(
+                    watched.id, everywhere=self.turn % 50 == 1
+                )
                 if path is not None:
                     self.watch.moved(watched.id, path)
 
@@ -250,12 +258,12 @@ class Deaths:
             if count > COLLATERAL and watched.main is not None and watched.main.dead:
                 self.out.drop("trace")
                 return
-        if not is_main and not self.flood.take():
+        signal = int(match.group("sig"))
+        if signal != SIGKILL and not (self.to_main if is_main else self.flood).take():
             self.out.drop("trace")
             return
         self.say(line)
         if code != SI_KERNEL:
-            signal = int(match.group("sig"))
             self.later(lambda: self.senders.say(line, target, signal, container))
 
     def container_of(self, pid: int) -> Optional[str]:

@@ -62,6 +62,7 @@ class Events:
             return
         self.since = time.time_ns()
         self.blind_since = boot()
+        self.out.source("docker", "partial", "connecting")
         self.connect()
 
     def connect(self) -> None:

@@ -70,6 +70,8 @@ class Lineage:
         self.instance: Optional[tracefs.Instance] = None
         self.forks: Optional[str] = None
         self.read_until = boot()
+        self.blind_since: Optional[int] = None
+        self.blind_lost = 0
         self.count = 0
 
     def start(self, root: Optional[str], name: str) -> None:
@@ -152,7 +154,15 @@ class Lineage:
         lost = self.instance.overruns()
         now = boot()
         if lost:
-            self.out.gap("lineage", self.read_until, now, "the trace buffer overran", lost)
+            if self.blind_since is None:
+                self.blind_since = self.read_until
+            self.blind_lost += lost
+        # A flood overruns every batch: one gap a second tells it as well as twenty.
+        if self.blind_since is not None and (not lost or now - self.blind_since > 1_000_000_000):
+            self.out.gap(
+                "lineage", self.blind_since, now, "the trace buffer overran", self.blind_lost
+            )
+            self.blind_since, self.blind_lost = None, 0
         self.read_until = now
 
     def take(self, line: Line) -> None:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "deathbench-prob"
 IDS = frozenset("0123456789abcdef")
+WHOLE = 2_000_000_000
+"""Nanoseconds a barrier may take to empty a source."""
 BATCH = 0.05
 """Seconds between readings of what is frequent. A death or a sender reads it at once."""
 
@@ -308,8 +310,8 @@ class Probe:
         self.deaths.drain()
         self.deaths.do_later()
         self.senders.finish()
-        self.lineage.drain()
-        self.connector.drain()
+        self.lineage.drain(WHOLE)
+        self.connector.drain(WHOLE)
         self.kernel.drain()
         self.docker.drain()
         self.logs.read()

@@ -28,6 +28,8 @@ SHARE = 100_000_000
 SHARED_GROUP = 10_000_000
 """Ancestors are the same for all containers of a machine: their files may be so old (ns)."""
 PROCESSES = 400
+MANY = 500
+"""Processes from which on the table is made by the helper thread."""
 
 
 class PostMortem:
@@ -86,17 +88,29 @@ class PostMortem:
         self.connector.drain()
         self.kernel.drain()
         for watched in pending:
-            ring, count = list(watched.ring), len(watched.ring)
+            ring = list(watched.ring)
             watched.ring.clear()
-            for fields in ring[-count:]:
+            for fields in ring:
                 self.out.emit(**fields)
-            now = boot()
-            at, files, of = self.last
-            if now - at > SHARE:
-                files, of = self.whole(), watched.id
-                self.last = (now, files, of)
-            shown = dict(files) if of == watched.id else {"same as": of}
-            self.out.emit("postmortem", "postmortem", now, container=watched.id, files=shown)
+        at, files, of = self.last
+        ids = [watched.id for watched in pending]
+        if boot() - at <= SHARE:
+            self.tell(ids, files, of)
+        elif len(linux.pids()) <= MANY:
+            self.told(ids, self.whole())
+        else:
+            # Thousands of processes take too long to look at while others may be dying.
+            self.loop.aside(self.whole, lambda found: self.told(ids, found), "postmortem")
+
+    def told(self, ids: List[str], files: Dict[str, str]) -> None:
+        self.last = (boot(), files, ids[0])
+        self.tell(ids, files, ids[0])
+
+    def tell(self, ids: List[str], files: Dict[str, str], of: str) -> None:
+        now = boot()
+        for container in ids:
+            shown = files if container == of else {"same as": of}
+            self.out.emit("postmortem", "postmortem", now, container=container, files=shown)
 
     def whole(self) -> Dict[str, str]:
         """The machine at this moment."""

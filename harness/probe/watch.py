@@ -19,7 +19,7 @@ from .lineage import container_of
 from .linux import boot
 
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Dict, List, Optional
+    from typing import Any, Callable, Deque, Dict, List, Optional, Set
 
     from .cgroups import Hierarchies
     from .lineage import Lineage
@@ -70,6 +70,7 @@ class Watch:
         self.lineage, self.base = lineage, base
         self.all: Dict[str, Watched] = {}
         self.mains: Dict[int, Watched] = {}
+        self.parents: Set[str] = set()
         self.ancestors: Dict[str, Group] = {}
         self.on_found: List[Callable[[Watched], None]] = []
         self.on_gone: List[Callable[[Watched], None]] = []
@@ -98,17 +99,29 @@ class Watch:
         for callback in self.on_gone:
             callback(watched)
 
-    def look_for(self, container: str) -> Optional[str]:
-        """The path of a container that has a group already, or None: a few likely places."""
+    def look_for(self, container: str, *, everywhere: bool = False) -> Optional[str]:
+        """The path of a container that has a group already, or None.
+
+        Where others were found, then where its processes are (the lineage knows whose they
+        are), and `everywhere` below the machine's own group when there is no lineage.
+        """
         mount = self.hierarchies.mounts.get(self.hierarchies.main())
         if mount is None:
             return None
         base = self.base.rstrip("/")
-        for parent in ("/docker", "/system.slice", "", "/machine.slice"):
+        for parent in sorted(self.parents) or [base + "/docker", base + "/system.slice", base]:
             for name in (container, "docker-%s.scope" % container):
-                path = "%s%s/%s" % (base, parent, name)
+                path = "%s/%s" % (parent, name)
                 if os.path.isdir(mount + path):
                     return path
+        for task in list(self.lineage.tasks.values()):
+            if task.container == container and task.ended is None:
+                path = (linux.cgroup_paths(task.pid) or {}).get(self.hierarchies.main(), "")
+                if container_of(path) == container:
+                    return path
+        return self._walk(mount, base, container) if everywhere else None
+
+    def _walk(self, mount: str, base: str, container: str) -> Optional[str]:
         for root, directories, _ in os.walk(mount + base):
             if root.count("/") - mount.count("/") > 5:
                 directories[:] = []
@@ -128,6 +141,8 @@ class Watch:
             watched.path = path[: path.index(container) + len(container)]
             if path.startswith(watched.path + ".scope"):
                 watched.path += ".scope"
+            if len(self.parents) < 8:
+                self.parents.add(watched.path.rpartition("/")[0])
         watched.search_until = boot() + FIND_FOR
         if watched.main is None or watched.main.dead:
             self._search(watched)

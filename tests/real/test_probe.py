@@ -321,10 +321,11 @@ def test_a_burst_is_neither_missed_nor_doubled(probe, run):
         os.kill(pid, signal.SIGKILL)
     for container in containers:
         heard.wait(events.DeathSeen, container=container)
+    for pid in pids:
+        heard.wait(events.ProcEvent, pid=pid, what="exit", status=9)
     assert link.flush(10)
     deaths = Counter(e.container for e in heard.of(events.DeathSeen))
     assert [deaths[c] for c in containers] == [1] * 20
-    assert all(heard.of(events.ProcEvent, pid=pid, what="exit", status=9) for pid in pids)
 
 
 def test_a_restart_gives_a_second_main_process(probe, client, run):
