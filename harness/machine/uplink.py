@@ -28,6 +28,7 @@ class Uplink:
     def __init__(self, root: Callable[..., process.Result], init_pid: int, run: Path) -> None:
         self._root, self._init, self._run = root, init_pid, run
         self._child: process.Child | None = None
+        self._leave = -1
 
     def start(self) -> str:
         """Why it can not be had; "" when it is up."""
@@ -35,18 +36,21 @@ class Uplink:
         if program is None:
             return f"{PROGRAM} is not installed"
         ready, told = os.pipe()
+        # It leaves when the other end of this pipe is closed: by us, or by our death.
+        leave, self._leave = os.pipe()
         log = self._run / "logs/uplink.log"
         try:
             with log.open("wb") as errors:
                 self._child = process.spawn(
                     (
                         program, "--configure", "--mtu=65520", "--disable-host-loopback",
-                        f"--ready-fd={told}", str(self._init), "tap0",
+                        f"--ready-fd={told}",
+                        f"--exit-fd={leave}", str(self._init), "tap0",
                     ),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
-                    pass_fds=(told,),
+                    pass_fds=(told, leave),
                 )  # fmt: skip
             os.close(told)
             told = -1
@@ -57,6 +61,7 @@ class Uplink:
                 return f"{PROGRAM} did not come up: {words[-1] if words else 'it said nothing'}"
         finally:
             os.close(ready)
+            os.close(leave)
             if told >= 0:
                 os.close(told)
         return self._rules()
@@ -80,7 +85,9 @@ class Uplink:
         return ""
 
     def stop(self) -> None:
+        if self._leave >= 0:
+            os.close(self._leave)
+            self._leave = -1
         if self._child is not None:
-            self._child.popen.terminate()
             self._child.stop(grace=2)
             self._child = None
