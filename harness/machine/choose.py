@@ -36,6 +36,8 @@ class Wanted(Protocol):
     @property
     def live_restore(self) -> bool: ...
     @property
+    def cgroup(self) -> int | None: ...
+    @property
     def context(self) -> str | None: ...
 
 
@@ -165,6 +167,7 @@ def make(spec: Wanted, *, kind: str | None = None, places: lease.Places | None =
             disk=spec.disk,
             inodes=spec.inodes,
             engine_options=options,
+            cgroup=spec.cgroup or 2,
             places=places,
         )
     if chosen == "pen":

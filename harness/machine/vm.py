@@ -195,7 +195,7 @@ class Vm:
         self._write_ssh_config()
         self._await("its ssh does not answer", self._greets, end)
         self._connect(end)
-        self._await("its engine does not answer", lambda: _answers(self.socket), end)
+        self._await("its engine does not answer", lambda: answers(self.socket), end)
 
     def _arguments(self) -> str:
         """The kernel's command line. printk below "warning" stays off the (slow) console."""
@@ -416,7 +416,7 @@ class Vm:
             raise EnvironmentInvalid(f"{name} can not be told to {action}", why=done.why())
         if action in ("start", "restart") and name == "dockerd":
             end = clock.now() + int(deadline * clock.NS)
-            self._await("its engine does not answer", lambda: _answers(self.socket), end)
+            self._await("its engine does not answer", lambda: answers(self.socket), end)
         return None if action in ("stop", "kill") else self._main_pid(name)
 
     def _main_pid(self, name: str) -> int | None:
@@ -473,7 +473,7 @@ class Vm:
         return self._qemu
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
     """Does an engine answer a ping there? Without the SDK: a start must not wait for its import."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
         s.settimeout(10)

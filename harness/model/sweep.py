@@ -48,6 +48,7 @@ class MachineSpec(Noun):
         user: Whom colima runs as when the harness is root.
         own: The user says: this machine is mine, stop it, change it, break it.
         live_restore: dockerd leaves containers running while it is down (pen, vm).
+        cgroup: Version of control groups in the guest (vm).
         context: Of `host`: a docker context or a URL such as unix:///run/docker.sock.
         profile, vm_type, mount_type, mounts, disk_image, arch, flags: colima's own choices.
     """
@@ -62,6 +63,7 @@ class MachineSpec(Noun):
     user: Text | None = None
     own: Truth = False
     live_restore: Truth = False
+    cgroup: Literal[1, 2] | None = None
     context: Text | None = None
     profile: Name | None = None
     vm_type: Literal["qemu", "vz", "krunkit"] | None = None
@@ -83,14 +85,15 @@ class MachineSpec(Noun):
                 foreign, reason = set[str](), ""
             case "colima":
                 foreign, reason = (
-                    {"inodes", "context", "live_restore"},
+                    {"inodes", "context", "live_restore", "cgroup"},
                     "colima has no such setting",
                 )
-            case "pen" | "vm":
-                foreign = colima | {"context"}
-                reason = f"a {self.kind} has no such setting"
+            case "pen":
+                foreign, reason = colima | {"context", "cgroup"}, "a pen has no such setting"
+            case "vm":
+                foreign, reason = colima | {"context"}, "a vm has no such setting"
             case "host":
-                foreign = colima | sizes | {"live_restore"}
+                foreign = colima | sizes | {"live_restore", "cgroup"}
                 reason = "the harness does not change an engine it did not make"
         for key in sorted(given & foreign):
             fix = "leave it out, or use kind: pen, vm or colima"
