@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FIXED = {
     "matrix": ("name", "about", "experiment", "axes", "exclude", "include"),
-    "experiment": ("name", "about"),
+    "experiment": ("name", "about", "expect"),
 }
 """Keys that no axis can change: they say what the thing is."""
 
