@@ -203,10 +203,14 @@ def _kernel_ends(
 def _status(history: History, main: Main, until: int | None) -> int | None:
     for p in history.procs:
         if (
-            p.what.what == "exit"
-            and p.what.pid == p.what.tgid == main.pid
-            and p.what.status is not None
-        ) and p.at >= main.begin - KERNEL and (until is None or p.at <= until + KERNEL):
+            (
+                p.what.what == "exit"
+                and p.what.pid == p.what.tgid == main.pid
+                and p.what.status is not None
+            )
+            and p.at >= main.begin - KERNEL
+            and (until is None or p.at <= until + KERNEL)
+        ):
             return p.what.status
     return None
 
@@ -215,11 +219,16 @@ def _die(history: History, run: Run) -> Seen[EngineFact] | None:
     """The engine's `die` of this run. A restart's die comes before the next start, give or take."""
     for seen in history.engine:
         fact = seen.what
-        if fact.id == run.container and fact.type == "container" and fact.action == "die":
-            if seen.at >= run.begin - ENGINE and (
-                run.until is None or seen.at <= run.until + 2 * ENGINE
-            ):
-                return seen
+        if (
+            fact.id == run.container
+            and fact.type == "container"
+            and fact.action == "die"
+            and (
+                seen.at >= run.begin - ENGINE
+                and (run.until is None or seen.at <= run.until + 2 * ENGINE)
+            )
+        ):
+            return seen
     return None
 
 
@@ -270,11 +279,17 @@ def _not_started(
         if call.container != run.container or call.call not in ("start", "restart", "run"):
             continue
         refused = call.http is not None and call.http >= 400
-        if not refused or call.end is None or not (run.main is None or call.covers(run.begin, ENGINE)):
+        if (
+            not refused
+            or call.end is None
+            or not (run.main is None or call.covers(run.begin, ENGINE))
+        ):
             continue
         end = call.end + 5 * ENGINE
         started = any(
-            s.what.id == run.container and s.what.action in ("start", "die") and call.begin <= s.at <= end
+            s.what.id == run.container
+            and s.what.action in ("start", "die")
+            and call.begin <= s.at <= end
             for s in history.engine
         )
         kernel = [t for t in told if t[3] not in ("status", "docker")]
@@ -313,9 +328,14 @@ def _planned(history: History, container: str, at: int, source: str) -> Call | N
     # engine answers; the engine's own `die` can come after its answer.
     slack = {"trace": KERNEL, "proc": ENGINE, "pidfd": 5 * ENGINE}.get(source, 200 * ENGINE)
     for call in history.calls:
-        if call.planned and call.container == container and call.call in ENDING_CALLS:
-            if call.begin - min(slack, ENGINE) <= at and (
-                call.end is None or at <= call.end + slack
-            ):
-                return call
+        if (
+            call.planned
+            and call.container == container
+            and call.call in ENDING_CALLS
+            and (
+                call.begin - min(slack, ENGINE) <= at
+                and (call.end is None or at <= call.end + slack)
+            )
+        ):
+            return call
     return None

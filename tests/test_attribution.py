@@ -17,7 +17,7 @@ from harness.model.causes import CAUSES
 from harness.model.verdicts import Certainty, Outcome
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stories import BASE, C, DOCKERD, MACHINE, MAIN, OTHER, SHIM, SOURCES, Story  # noqa: E402
+from stories import BASE, DOCKERD, MACHINE, MAIN, OTHER, SHIM, SOURCES, C, Story
 
 CHILD = 4300
 
@@ -436,7 +436,9 @@ def weaker(full, less, where):
 
 def without(events, source):
     """The same trial where this source was never there."""
-    names = {"trace": ("trace", "sender", "death", "main"), "docker": ("docker",)}.get(source, (source,))
+    names = {"trace": ("trace", "sender", "death", "main"), "docker": ("docker",)}.get(
+        source, (source,)
+    )
     return [
         x
         for x in events
@@ -471,7 +473,9 @@ def test_a_gap_never_makes_another_verdict(name, source):
     """A source that was blind and said so makes a verdict weaker or unknown, never another one."""
     story = STORIES[name][0]()
     full = judge(build(story.events))
-    names = {"trace": ("trace", "sender"), "probe": SOURCES + ("sender", "main", "death")}.get(source, (source,))
+    names = {"trace": ("trace", "sender"), "probe": (*SOURCES, "sender", "main", "death")}.get(
+        source, (source,)
+    )
     for begin, end in ((900, 20000), (995, 1010), (0, 20000)):
         kept = [
             x
@@ -497,17 +501,30 @@ def test_other_containers_change_nothing(name):
     """Deaths, kills and OOMs of a neighbour leave the verdict and its certainty as they are."""
     story = STORIES[name][0]()
     full = judge(build(story.events))
-    noise = Story(sources=SOURCES).container_is(3, OTHER, role="neighbour").run(12, container=OTHER, pid=6000, shim=5900)
-    noise.signal(990, 9, 6000, sender=8100, comm="sh", place="host", container=OTHER).ends(990.3, 9, pid=6000, container=OTHER, shim=5900)
+    noise = (
+        Story(sources=SOURCES)
+        .container_is(3, OTHER, role="neighbour")
+        .run(12, container=OTHER, pid=6000, shim=5900)
+    )
+    noise.signal(990, 9, 6000, sender=8100, comm="sh", place="host", container=OTHER).ends(
+        990.3, 9, pid=6000, container=OTHER, shim=5900
+    )
     noise.docker(992, "kill", container=OTHER, signal=9).docker(995, "oom", container=OTHER)
     noise.oom_lines(996, 6001, home=f"{MACHINE}/docker/{OTHER}").victim(996, 6001)
     noise.kernel(997, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{OTHER}")
     known = {id(x) for x in Story().events}
-    other = [x for x in noise.events if isinstance(x, e.ContainerRef) and x.container == OTHER or _about_other(x)]
+    other = [
+        x
+        for x in noise.events
+        if _about_other(x)
+    ]
     assert known and len(other) > 10
     judged_now = judge(build([*story.events, *other]))
     assert judged_now.outcome is full.outcome
-    assert (judged_now.verdict.cause, judged_now.verdict.certainty) == (full.verdict.cause, full.verdict.certainty)
+    assert (judged_now.verdict.cause, judged_now.verdict.certainty) == (
+        full.verdict.cause,
+        full.verdict.certainty,
+    )
 
 
 def _about_other(event):

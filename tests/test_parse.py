@@ -116,17 +116,33 @@ def test_kernel_records_of_no_interest(text):
 # --- trace lines ----------------------------------------------------------------------
 
 HEAD = "{comm:>16}-{pid:<7} [001] d..2.  5331.914523: "
-HOSTILE = ["sh", "a-1", "a b-2 [000]", "runc:[2:INIT]", "x: y=1 pid=3", "-1 [000]", "comm=x pid=9 gr", "é\u0301"]
+HOSTILE = [
+    "sh",
+    "a-1",
+    "a b-2 [000]",
+    "runc:[2:INIT]",
+    "x: y=1 pid=3",
+    "-1 [000]",
+    "comm=x pid=9 gr",
+    "é\u0301",
+]
 
 
 @pytest.mark.parametrize("sender", HOSTILE)
 @pytest.mark.parametrize("victim", HOSTILE)
 def test_signals_whatever_the_names(sender, victim):
     """A signal's numbers are read right whatever sender and receiver call themselves."""
-    text = HEAD.format(comm=sender, pid=77) + f"signal_generate: sig=9 errno=0 code=128 comm={victim} pid=4200 grp=1 res=0"
-    assert parse_trace(text) == Signal(77, sender.strip(), 9, 128, 4200, victim, group=True, result=0)
+    text = (
+        HEAD.format(comm=sender, pid=77)
+        + f"signal_generate: sig=9 errno=0 code=128 comm={victim} pid=4200 grp=1 res=0"
+    )
+    assert parse_trace(text) == Signal(
+        77, sender.strip(), 9, 128, 4200, victim, group=True, result=0
+    )
     text = text.replace("-77      [001]", "-77      (     70) [001]")
-    assert parse_trace(text) == Signal(77, sender.strip(), 9, 128, 4200, victim, group=True, result=0)
+    assert parse_trace(text) == Signal(
+        77, sender.strip(), 9, 128, 4200, victim, group=True, result=0
+    )
 
 
 TRACES = [
@@ -154,7 +170,10 @@ def test_trace_lines(text, fact):
 
 def test_a_thread_is_no_process():
     """A new thread (CLONE_THREAD) is not taken for a new process."""
-    text = HEAD.format(comm="sh", pid=77) + "task_newtask: pid=78 comm=sh clone_flags=3d0f00 oom_score_adj=0"
+    text = (
+        HEAD.format(comm="sh", pid=77)
+        + "task_newtask: pid=78 comm=sh clone_flags=3d0f00 oom_score_adj=0"
+    )
     assert parse_trace(text) is None
 
 
@@ -208,11 +227,16 @@ def test_daemon_lines_of_no_interest(text):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.text(max_size=20), max_size=4))
+@given(
+    st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.text(max_size=20), max_size=4)
+)
 def test_logfmt_round_trip(fields):
     """Whatever stands between the quotes comes out as it went in."""
     fields["msg"] = fields.get("msg", "m")
-    quoted = {k: v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") for k, v in fields.items()}
+    quoted = {
+        k: v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        for k, v in fields.items()
+    }
     record = parse_record(" ".join(f'{k}="{v}"' for k, v in quoted.items()))
     assert record is not None
     assert record.fields == fields
@@ -243,8 +267,22 @@ def test_stamps():
 
 def test_states():
     """A State with members of wrong types loses those, not the rest."""
-    state = parse_state({"Status": "Exited", "ExitCode": "1", "Pid": True, "OOMKilled": 1, "Error": None, "Health": 3})
-    assert (state.status, state.exit_code, state.oom_killed, state.error) == ("exited", None, None, "")
+    state = parse_state(
+        {
+            "Status": "Exited",
+            "ExitCode": "1",
+            "Pid": True,
+            "OOMKilled": 1,
+            "Error": None,
+            "Health": 3,
+        }
+    )
+    assert (state.status, state.exit_code, state.oom_killed, state.error) == (
+        "exited",
+        None,
+        None,
+        "",
+    )
     assert parse_state({"Running": True}) is None
     assert parse_state(None) is None
 
@@ -300,7 +338,9 @@ def test_answers_of_the_engine(text, what):
         assert parse_exec_error("Error response from daemon: " + text).what == what
 
 
-@pytest.mark.parametrize("text", ["sh: can't open '/x'", "", "done", "exit status 1", "a: not found"])
+@pytest.mark.parametrize(
+    "text", ["sh: can't open '/x'", "", "done", "exit status 1", "a: not found"]
+)
 def test_words_of_a_command_are_no_answer(text):
     """What a command may print is none of the engine's refusals."""
     assert parse_exec_error(text) is None
@@ -312,7 +352,11 @@ def test_words_of_a_command_are_no_answer(text):
 
 def test_limits():
     """No limit is said in so many words; a file of another shape says nothing."""
-    assert (parse_limit("max"), parse_limit("9223372036854771712"), parse_limit("4096\n")) == (None, None, 4096)
+    assert (parse_limit("max"), parse_limit("9223372036854771712"), parse_limit("4096\n")) == (
+        None,
+        None,
+        4096,
+    )
     assert (is_unlimited("max\n"), is_unlimited("9223372036854771712"), is_unlimited("12"), is_unlimited("x")) == (
         True, True, False, False,
     )  # fmt: skip
@@ -321,8 +365,15 @@ def test_limits():
 
 def test_mounts():
     """Escapes, optional fields and hostile mount points are read as the kernel wrote them."""
-    mount = parse_mount(r"41 30 0:40 / /a\040-\040b ro,nosuid shared:1 master:2 - tmpfs tmp\134fs rw,size=64k")
-    assert (mount.point, mount.source, mount.read_only, mount.size) == ("/a - b", "tmp\\fs", True, 65536)
+    mount = parse_mount(
+        r"41 30 0:40 / /a\040-\040b ro,nosuid shared:1 master:2 - tmpfs tmp\134fs rw,size=64k"
+    )
+    assert (mount.point, mount.source, mount.read_only, mount.size) == (
+        "/a - b",
+        "tmp\\fs",
+        True,
+        65536,
+    )
     assert parse_mount("41 30 0:40 / /a ro") is None
 
 
@@ -337,11 +388,20 @@ def test_cgroup_paths():
 
 def test_strace_lines():
     """Calls, signals and ends are told apart; unfinished calls are none."""
-    assert parse_strace("[pid  12] 1763900000.5 execve(\"/bin/x\", [\"x\"], 0x7ff /* 3 vars */) = 0") is not None
-    call = parse_strace('7 1763900000.25 openat(AT_FDCWD, "/x) = 5", O_RDONLY) = -1 ENOSPC (No space left on device)')
-    assert call == Call(7, 1763900000250000000, "openat", 'AT_FDCWD, "/x) = 5", O_RDONLY', -1, "ENOSPC")
+    assert (
+        parse_strace('[pid  12] 1763900000.5 execve("/bin/x", ["x"], 0x7ff /* 3 vars */) = 0')
+        is not None
+    )
+    call = parse_strace(
+        '7 1763900000.25 openat(AT_FDCWD, "/x) = 5", O_RDONLY) = -1 ENOSPC (No space left on device)'
+    )
+    assert call == Call(
+        7, 1763900000250000000, "openat", 'AT_FDCWD, "/x) = 5", O_RDONLY', -1, "ENOSPC"
+    )
     assert parse_strace("7 wait4(-1,  <unfinished ...>") is None
-    assert parse_strace("7 <... wait4 resumed>NULL, 0, NULL) = 9") == Call(7, None, "wait4", "NULL, 0, NULL", 9, None)
+    assert parse_strace("7 <... wait4 resumed>NULL, 0, NULL) = 9") == Call(
+        7, None, "wait4", "NULL, 0, NULL", 9, None
+    )
     assert parse_strace("+++ exited with 3 +++") == Ended(None, None, None, 3)
     line = "7 --- SIGTERM {si_signo=SIGTERM, si_code=SI_USER, si_pid=44, si_uid=0} ---"
     assert parse_strace(line) == Delivered(7, None, "SIGTERM", "SI_USER", 44)
@@ -398,7 +458,14 @@ def test_no_parser_takes_long():
     import time
 
     for parser in PARSERS:
-        for text in ("a" * 60000, " " * 60000, '"' * 60000, "oom-kill:constraint=CONSTRAINT_MEMCG," * 1500, "/" * 60000, "a=b " * 15000):
+        for text in (
+            "a" * 60000,
+            " " * 60000,
+            '"' * 60000,
+            "oom-kill:constraint=CONSTRAINT_MEMCG," * 1500,
+            "/" * 60000,
+            "a=b " * 15000,
+        ):
             begin = time.process_time()
             parser(text)
             assert time.process_time() - begin < 1.0, (parser.__name__, text[:20])

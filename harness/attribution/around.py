@@ -7,11 +7,12 @@ end (namespaces torn down, interfaces gone) is its consequence and is not looked
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from harness.attribution.senders import place
 from harness.attribution.table import Clue, Clues
-from harness.history.clock import KERNEL
+from harness.history.clock import ENGINE, KERNEL
 from harness.parse import container_of
 from harness.parse.cgroup import parse_limit, parse_number, parse_pressure
 from harness.parse.kernel import Crash, ForkRejected, SeccompKill, StorageError
@@ -117,9 +118,13 @@ def children(case: Case) -> Iterator[Seen[ProcEvent]]:
     if main is None:
         return
     for p in case.history.procs:
-        if p.what.what == "exit" and p.what.pid != main.pid and p.what.ppid == main.pid:
-            if case.at - SHORTLY <= p.at <= case.at + 5_000_000:
-                yield p
+        if (
+            p.what.what == "exit"
+            and p.what.pid != main.pid
+            and p.what.ppid == main.pid
+            and (case.at - SHORTLY <= p.at <= case.at + 5_000_000)
+        ):
+            yield p
 
 
 def child_crashed(case: Case) -> Clues:
@@ -218,6 +223,15 @@ def child_killed_by_host(case: Case) -> Clues:
     return _child_killed(case, "host")
 
 
+def _own_kill(case: Case, pid: int, number: int) -> bool:
+    """Did the main process itself send its child that signal (as `timeout` does)?"""
+    return case.main is not None and any(
+        s.what.pid == pid and s.what.sig == number and s.what.sender == case.main.pid
+        for s in case.history.signals
+        if case.at - 2 * SHORTLY <= s.at <= case.at
+    )
+
+
 def any_child_killed(case: Case) -> Clues:
     """a child of the main process was killed just before"""
     return tuple(
@@ -226,6 +240,7 @@ def any_child_killed(case: Case) -> Clues:
         if p.what.status is not None
         and p.what.status & 0x7F
         and case.left_with == 128 + (p.what.status & 0x7F)
+        and not _own_kill(case, p.what.pid, p.what.status & 0x7F)
     )
 
 
@@ -241,6 +256,7 @@ def child_hit(case: Case) -> Clues:
         if s.what.sig == code - 128
         and s.what.result == DELIVERED
         and s.what.pid not in mains
+        and s.what.sender != case.main.pid
         and case.at - SHORTLY <= s.at <= case.at
         and case.history.daemon_at(s.what.pid, s.at) is None
     )
@@ -331,12 +347,26 @@ def disk_full(case: Case) -> Clues:
     return tuple(clues)
 
 
+LAG = 1_000_000_000
+"""The disks in a sample were asked up to so long before it."""
+
+
 def room(case: Case) -> Clues:
-    """the machine's disks had room shortly before"""
-    for s in reversed(case.history.machine):
-        if abs(s.at - case.at) <= SHORTLY:
-            return (Clue(s.n, "machine", "the machine's disks had room"),)
-    return ()
+    """the machine's disks had room shortly before, and were not filling up"""
+    near = [s for s in case.history.machine if -5 * LAG <= s.at - case.at <= LAG]
+    if not near or abs(near[-1].at - case.at) > SHORTLY:
+        return ()
+    last = near[-1]
+    ahead = max(0, case.at - last.at) + 2 * LAG
+    for where, disk in last.what.disks.items():
+        frees = [(s.at, s.what.disks[where].get("free", 0)) for s in near if where in s.what.disks]
+        falls = [
+            (old - new) / max(1, t1 - t0) for (t0, old), (t1, new) in pairwise(frees) if new < old
+        ]
+        # A disk that loses space so fast that it may have been full by then shows no room.
+        if disk.get("free", 0) - max(falls, default=0) * ahead < FULL:
+            return ()
+    return (Clue(last.n, "machine", "the machine's disks had room"),)
 
 
 def said_no_space(case: Case) -> Clues:
@@ -370,10 +400,8 @@ def tmpfs_full(case: Case) -> Clues:
     for s in reversed(held):
         if case.at - 2 * SHORTLY <= s.at <= case.at + SHORTLY:
             for size in sizes:
-                if (
-                    0 <= size - s.what < 1 << 18
-                    or ((size - s.what) * 50 < size
-                    and s.what <= size * 2)
+                if 0 <= size - s.what < 1 << 18 or (
+                    (size - s.what) * 50 < size and s.what <= size * 2
                 ):
                     return (Clue(s.n, "cgroup", f"its tmpfs files hold {s.what} of {size} bytes"),)
     return ()
@@ -448,14 +476,22 @@ def source_deleted(case: Case) -> Clues:
 
 def lost_interface(case: Case) -> Clues:
     """it had just lost a network interface"""
-    return tuple(
+    gone = tuple(
         Clue(s.n, "network", f"it lost {', '.join(s.what.removed[:3])}")
         for s in case.history.networks
         if s.what.container == case.container
         and case.at - 2 * SHORTLY <= s.at <= case.at
-        and any(
-            not name.startswith("route ") and name not in s.what.added for name in s.what.removed
-        )
+        and any(not n.startswith("route ") and n not in s.what.added for n in s.what.removed)
+    )
+    # Every death is followed by a disconnect; one that comes before is somebody's.
+    return gone + tuple(
+        Clue(s.n, "docker", "somebody disconnected it from a network")
+        for s in case.history.engine
+        if s.what.type == "network"
+        and s.what.action == "disconnect"
+        and s.what.attributes.get("container") == case.container
+        and case.at - 2 * SHORTLY <= s.at <= case.at - 2 * ENGINE
+        and case.own_call(s.at) is None
     )
 
 
@@ -472,7 +508,10 @@ def pressed(case: Case) -> Clues:
     """the machine's memory was short"""
     if case.machine_cgroup is not None:
         # A machine that is a cgroup: the kernel's own numbers are the whole host's.
-        for used, limit in (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes")):
+        for used, limit in (
+            ("memory.current", "memory.max"),
+            ("memory.usage_in_bytes", "memory.limit_in_bytes"),
+        ):
             now, most = case.text(case.machine_cgroup, used), case.text(case.machine_cgroup, limit)
             if now is not None and most is not None:
                 size, room = parse_number(now.what), parse_limit(most.what)

@@ -14,7 +14,7 @@ from harness.deaths import trial_end
 from harness.history.clock import ENGINE, KERNEL
 from harness.history.model import Seen
 from harness.parse import container_of
-from harness.parse.cgroup import parse_counters
+from harness.parse.cgroup import parse_counters, parse_number
 from harness.parse.trace import DELIVERED
 
 if TYPE_CHECKING:
@@ -155,16 +155,23 @@ class Case:
             until = max(min(until, self.ending.run.until + 10**9), self.at + ENGINE)
         for seen in self.history.engine:
             fact = seen.what
-            if fact.id == self.container and fact.type == "container" and fact.action in actions:
-                if self.begin - ENGINE <= seen.at <= until:
-                    yield seen
+            if (
+                fact.id == self.container
+                and fact.type == "container"
+                and fact.action in actions
+                and (self.begin - ENGINE <= seen.at <= until)
+            ):
+                yield seen
 
     def own_call(self, at: int, slack: int = ENGINE) -> Call | None:
         """A request of ours on this container that was under way then."""
         for call in self.history.calls:
-            if call.container == self.container and call.call not in ("create", "inspect", "logs"):
-                if call.covers(at, slack):
-                    return call
+            if (
+                call.container == self.container
+                and call.call not in ("create", "inspect", "logs")
+                and (call.covers(at, slack))
+            ):
+                return call
         return None
 
     def foreign(self, *actions: str) -> tuple[Seen[EngineFact], ...]:
@@ -191,6 +198,22 @@ class Case:
             value = parse_counters(dead.what.files.get(name, "")).get(key)
             if value is not None:
                 found.append(_value(dead, value))
+        return tuple(sorted(found, key=lambda s: s.at))
+
+    def numbers(self, path: str, file: str) -> tuple[Seen[int], ...]:
+        """How a file of one number went, oldest first."""
+        found = [
+            _value(seen, number)
+            for seen in self.history.files
+            if seen.what.path == path
+            and (number := parse_number(seen.what.files.get(file, ""))) is not None
+        ]
+        name = f"cgroup:{path}/{file}"
+        found += [
+            _value(dead, number)
+            for dead in self.history.postmortems
+            if (number := parse_number(dead.what.files.get(name, ""))) is not None
+        ]
         return tuple(sorted(found, key=lambda s: s.at))
 
     def rises(self, path: str, file: str, key: str, begin: int, end: int) -> Seen[int] | None:

@@ -253,6 +253,13 @@ def leaving(case: Case) -> Clues:
     found = ordered_out(case) or gone_before(case)
     if found:
         return found
+    begun = tuple(
+        Clue(n, "daemon-log", "a new dockerd had started")
+        for at, n, _ in _log(case, "dockerd", "starting", "loading")
+        if case.begin <= at <= case.at
+    )
+    if begun:
+        return begun
     return tuple(
         Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) was gone")
         for s in daemons(case, "dockerd")
@@ -266,18 +273,18 @@ def leaving(case: Case) -> Clues:
 
 def gone_before(case: Case) -> Clues:
     """dockerd had died without an order while the container ran"""
-    orders = _log(case, "dockerd", "signal")
-    clues = []
-    for s in daemons(case, "dockerd"):
-        if s.what.state == "gone" and case.begin - 10**9 <= s.at <= case.at:
-            if not any(at <= s.at + 10**9 and s.at - at <= LEAVING for at, _, _ in orders):
-                clues.append(Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) died"))
-    clues += [
+    orders = [at for at, _, _ in _log(case, "dockerd", "signal")]
+    return tuple(
+        Clue(s.n, "daemons", f"dockerd (pid {s.what.pid}) died")
+        for s in daemons(case, "dockerd")
+        if s.what.state == "gone"
+        and case.begin - 10**9 <= s.at <= case.at
+        and not any(at - 10**9 <= s.at <= at + LEAVING for at in orders)
+    ) + tuple(
         Clue(n, "daemon-log", f"dockerd crashed: {detail}")
         for at, n, detail in _log(case, "dockerd", "crash")
         if case.begin <= at <= case.at
-    ]
-    return tuple(clues)
+    )
 
 
 def successor(case: Case) -> Clues:
@@ -347,9 +354,13 @@ def shim_first(case: Case) -> Clues:
             ]
     shims = {s.what.pid for s in daemons(case, "shim") if s.what.state == "alive"}
     for sig in case.history.signals:
-        if sig.what.pid in shims and sig.what.sig in (9, 15) and sig.what.result == DELIVERED:
-            if case.at - 30 * 10**9 <= sig.at < case.at and clues:
-                clues.append(Clue(sig.n, "trace", f"its shim was sent signal {sig.what.sig}"))
+        if (
+            sig.what.pid in shims
+            and sig.what.sig in (9, 15)
+            and sig.what.result == DELIVERED
+            and (case.at - 30 * 10**9 <= sig.at < case.at and clues)
+        ):
+            clues.append(Clue(sig.n, "trace", f"its shim was sent signal {sig.what.sig}"))
     return tuple(clues)
 
 

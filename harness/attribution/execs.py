@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 NEAR = 1_000_000_000
 
-_NO_SOCKET = re.compile(r"No such file or directory|Connection refused|Connection reset|Broken pipe|EOF", re.IGNORECASE)
+_NO_SOCKET = re.compile(
+    r"No such file or directory|Connection refused|Connection reset|Broken pipe|EOF", re.IGNORECASE
+)
 """Without an HTTP status it was the connection that failed: the socket is gone (dockerd
 left in order), nobody listens (it died), or it died meanwhile."""
 
@@ -241,18 +243,27 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
 
 def _status_seen(history: History, attempt: Attempt) -> Clues:
     """The raw wait status of the exec's process: it is a child of the shim."""
-    shims = {s.what.pid for s in history.daemons if s.what.name == "shim" and s.what.container == attempt.container}
+    shims = {
+        s.what.pid
+        for s in history.daemons
+        if s.what.name == "shim" and s.what.container == attempt.container
+    }
     return tuple(
         Clue(p.n, "proc", f"its process {p.what.pid} left with status {attempt.exit_code}")
         for p in history.procs
-        if p.what.what == "exit" and p.what.ppid in shims and p.what.status == (attempt.exit_code or 0) << 8
+        if p.what.what == "exit"
+        and p.what.ppid in shims
+        and p.what.status == (attempt.exit_code or 0) << 8
         and _during(attempt, p.at)
     )[:1]
 
 
 def _mentioned_mount(history: History, attempt: Attempt) -> Clues:
     """A mount that was taken away before, below which a path lies that the command complained about."""
-    said = re.findall(r"(/[^\s:'\"]+)'?: (?:[\w ]{0,40}: )?(?:No such file or directory|not found)", attempt.output)
+    said = re.findall(
+        r"(/[^\s:'\"]+)'?: (?:[\w ]{0,40}: )?(?:No such file or directory|not found)",
+        attempt.output,
+    )
     said += re.findall(r"can't open '?(/[^\s:'\"]+)", attempt.output)
     for path in said:
         if clues := _lost_mount(history, attempt, path):
@@ -271,7 +282,9 @@ def _lost_just_before(history: History, attempt: Attempt) -> Clues:
             come = {m.point for line in s.what.added if (m := parse_mount(line)) is not None}
             gone = [m.point for line in s.what.removed if (m := parse_mount(line)) is not None]
             clues += [
-                Clue(s.n, "mounts", f"its mount {p} had been taken away") for p in gone if p not in come
+                Clue(s.n, "mounts", f"its mount {p} had been taken away")
+                for p in gone
+                if p not in come
             ]
         first = False
     return tuple(clues[-1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harness.attribution.table import Clue, Clues
@@ -100,16 +101,18 @@ def chose_main(case: Case) -> Clues:
     for s in case.history.kernel:
         fact = s.what
         if (
-            isinstance(fact, OomKill | OomKilled)
-            and fact.pid == main.pid
-            and _in_life(case, s.at, s.error)
-        ) and s.at >= case.at - TEARDOWN and (
-            isinstance(fact, OomKilled)
-            or container_of(fact.victim_cgroup) in (case.container, None)
-        ):
-            clues.append(
-                Clue(s.n, "kernel", "the kernel log names the main process as OOM victim")
+            (
+                isinstance(fact, OomKill | OomKilled)
+                and fact.pid == main.pid
+                and _in_life(case, s.at, s.error)
             )
+            and s.at >= case.at - TEARDOWN
+            and (
+                isinstance(fact, OomKilled)
+                or container_of(fact.victim_cgroup) in (case.container, None)
+            )
+        ):
+            clues.append(Clue(s.n, "kernel", "the kernel log names the main process as OOM victim"))
     if not clues:
         return ()
     if blow is not None:
@@ -262,6 +265,55 @@ def _by_counters(case: Case, wanted: Scope, pids: set[int]) -> Clues:
     return ()
 
 
+def _failed(case: Case, path: str) -> Seen[int] | None:
+    """Did this cgroup (v1) fail to get memory just before? None also when it was not sampled."""
+    series = case.numbers(path, "memory.failcnt")
+    for old, new in pairwise(series):
+        if new.what > old.what and case.at - TEARDOWN <= new.at <= case.at + 10**9:
+            return new
+    return None
+
+
+def _calm(case: Case, path: str) -> bool:
+    """Was it sampled, and did it not fail to get memory just before?"""
+    return len(case.numbers(path, "memory.failcnt")) > 0 and _failed(case, path) is None
+
+
+def _line(case: Case) -> bool:
+    """Did the kernel print whose limit it was? Then the weaker clues have nothing to say."""
+    return bool(_main_lines(case)) or any(f.kill is not None for f in _near(case))
+
+
+def own_failcnt(case: Case) -> Clues:
+    """the container was refused memory at its own limit, and nobody above it was (v1)"""
+    own, machine = case.cgroup, case.machine_cgroup
+    if own is None or machine is None or _line(case):
+        return ()
+    failed = _failed(case, own)
+    if failed is None or not all(_calm(case, p) for p in (machine, *_between(case))):
+        return ()
+    return (Clue(failed.n, "cgroup", "the container was refused memory at its own limit"),)
+
+
+def machine_failcnt(case: Case) -> Clues:
+    """the machine was refused memory at its limit, and the container was not (v1)"""
+    own, machine = case.cgroup, case.machine_cgroup
+    if own is None or machine is None or _line(case):
+        return ()
+    failed = _failed(case, machine)
+    if failed is None or not all(_calm(case, p) for p in (own, *_between(case))):
+        return ()
+    return (Clue(failed.n, "cgroup", "the machine was refused memory at its limit"),)
+
+
+def _between(case: Case) -> list[str]:
+    """The cgroups between the container's and the machine's."""
+    machine = (case.machine_cgroup or "/").rstrip("/")
+    steps = (case.cgroup or "").strip("/").split("/")
+    paths = ["/" + "/".join(steps[:n]) for n in range(1, len(steps))]
+    return [p for p in paths if below(p, machine)]
+
+
 def unlimited(case: Case) -> Clues:
     """the container has no memory limit of its own"""
     if case.cgroup is None:
@@ -279,10 +331,7 @@ def unlimited(case: Case) -> Clues:
 
 def _limited_between(case: Case) -> bool:
     """Has any cgroup between the container and the machine a limit, or is that not known?"""
-    machine = (case.machine_cgroup or "/").rstrip("/")
-    steps = (case.cgroup or "").strip("/").split("/")
-    paths = ["/" + "/".join(steps[:n]) for n in range(1, len(steps))]
-    for path in (p for p in paths if below(p, machine)):
+    for path in _between(case):
         texts = [
             t
             for f in ("memory.max", "memory.limit_in_bytes")

@@ -109,9 +109,13 @@ def by_engine(case: Case) -> Clues:
     if found:
         return found
     signal = deciding(case)
-    if signal is not None and signal.what.code == 0 and place(case, signal) is None:
-        if signal.what.sender_name in RUNTIMES:
-            return (Clue(signal.n, "trace", _says(signal) + " under a runtime's name"),)
+    if (
+        signal is not None
+        and signal.what.code == 0
+        and place(case, signal) is None
+        and (signal.what.sender_name in RUNTIMES)
+    ):
+        return (Clue(signal.n, "trace", _says(signal) + " under a runtime's name"),)
     return ()
 
 

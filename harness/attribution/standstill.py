@@ -130,12 +130,13 @@ def _fds(history: History, begin: int, end: int) -> Clues:
 
 
 def _throttled(history: History, attempt: Attempt, begin: int, end: int) -> Clues:
-    series = []
-    for f in history.files:
-        if f.what.container == attempt.container and begin - 10**9 <= f.at <= end + 10**9:
-            for name in ("cpu/cpu.stat", "cpu.stat"):
-                if name in f.what.files:
-                    series.append((f.n, parse_counters(f.what.files[name])))
+    series = [
+        (f.n, parse_counters(f.what.files[name]))
+        for f in history.files
+        if f.what.container == attempt.container and begin - 10**9 <= f.at <= end + 10**9
+        for name in ("cpu/cpu.stat", "cpu.stat")
+        if name in f.what.files
+    ]
     if len(series) < 2:
         return ()
     (_, first), (n, last) = series[0], series[-1]

@@ -127,12 +127,14 @@ def nobody_traced(case: Case) -> Clues:
 
 
 def any_oom(case: Case) -> Clues:
-    """an OOM in the container just before"""
-    kills = [s for s in case.foreign("kill") if s.at <= case.at + 10**9]
+    """an OOM in the container just before it was told to end"""
+    kills = [s.at for s in case.foreign("kill") if s.at <= case.at + 10**9]
+    told = min(kills, default=case.at)
     return tuple(
         Clue(s.n, "docker", "the engine noticed an OOM in the container just before")
         for s in case.engine("oom")
-        if abs(s.at - case.at) <= 2 * 10**9 and not any(k.at + 10**9 < s.at for k in kills)
+        # One that it survived for half a second took another process of it.
+        if told - 500_000_000 <= s.at <= case.at + 10**9
     ) or oom.any_victim(case)
 
 

@@ -129,9 +129,12 @@ def hold(rule: Rule, case: Case) -> Held:
 
 def _certainty(rule: Rule, case: Case, clues: list[Clue]) -> Certainty:
     channels = {CHANNELS.get(clue.channel, clue.channel) for clue in clues}
-    if rule.most is Certainty.CERTAIN and len(channels) >= 2:
-        if all(case.watched(source) for source in rule.should_watch):
-            return Certainty.CERTAIN
+    if (
+        rule.most is Certainty.CERTAIN
+        and len(channels) >= 2
+        and (all(case.watched(source) for source in rule.should_watch))
+    ):
+        return Certainty.CERTAIN
     return Certainty.LIKELY
 
 

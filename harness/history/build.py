@@ -287,14 +287,22 @@ def _grouped(said: list[tuple[str, SourceSaid]]) -> dict[str, tuple[SourceSaid, 
 
 
 def _gaps(placed: list[Placed]) -> dict[str, tuple[Blind, ...]]:
-    found: dict[str, list[Blind]] = defaultdict(list)
+    """Gaps by source. One that was open when it was first told is told again when it ends."""
+    found: dict[tuple[str, int], Blind] = {}
     for p in placed:
         if isinstance(p.event, e.Gap):
             gap = p.event
             move = p.at - gap.t  # the same shift its own stamp took
             end = None if gap.end is None else gap.end + move
-            found[gap.name].append(Blind(gap.name, gap.begin + move, end, gap.why))
-    return {name: tuple(sorted(gaps, key=lambda g: g.begin)) for name, gaps in found.items()}
+            key = (gap.name, gap.begin + move)
+            known = found.get(key)
+            if known is None or known.end is None or (end is not None and end > known.end):
+                why = gap.why if known is None else known.why
+                found[key] = Blind(gap.name, gap.begin + move, end, why)
+    grouped: dict[str, list[Blind]] = defaultdict(list)
+    for (name, _), gap_ in sorted(found.items(), key=lambda item: item[0][1]):
+        grouped[name].append(gap_)
+    return {name: tuple(gaps) for name, gaps in grouped.items()}
 
 
 def _mains(found: list[Main]) -> tuple[Main, ...]:

@@ -109,9 +109,9 @@ class History:
         """
         said = self.sources.get(source, ())
         before = [s for s in said if s.at <= begin]
-        if not before or before[-1].state != "active":
+        if not before or not _whole(before[-1]):
             return False
-        if any(s.state != "active" for s in said if begin < s.at <= end):
+        if any(not _whole(s) for s in said if begin < s.at <= end):
             return False
         return not self.blind(source, begin, end)
 
@@ -179,6 +179,17 @@ class History:
         return found or next(
             (s for s in self.daemons if s.what.pid == pid and abs(s.at - at) < 10**9), None
         )
+
+
+DECIDING = ("signal_generate", "mark_victim", "sched_process_exit")
+"""Tracepoints whose silence means something; the others only help to find things."""
+
+
+def _whole(said: SourceSaid) -> bool:
+    """Does it see all that its silence is taken for?"""
+    if said.state == "partial" and said.why.startswith("no tracepoint "):
+        return not any(name in said.why for name in DECIDING)
+    return said.state == "active"
 
 
 def _last(seen: Iterable[Seen[Forked]], test: object, at: int) -> Seen[Forked] | None:

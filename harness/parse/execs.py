@@ -117,7 +117,9 @@ def is_engine_text(text: str) -> bool:
     text = text.strip()
     return bool(
         text.startswith("OCI runtime exec failed: ")
-        or re.search(r": (?:unknown|unavailable)$|^(?:task|process|container) .{1,200}: not found$", text)
+        or re.search(
+            r": (?:unknown|unavailable)$|^(?:task|process|container) .{1,200}: not found$", text
+        )
         or re.fullmatch(r"container (?:\S+ )?is not running", text, re.IGNORECASE)
         or re.fullmatch(r"unable to find (?:user|group) \S+: no matching entries in \w+ file", text)
         or re.fullmatch(r"container \S+ is in Running state but has no containerd Task set", text)

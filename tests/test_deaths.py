@@ -1,0 +1,222 @@
+"""Deaths from a history: one per start, at the kernel's time, planned ones told apart."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import events as e
+from harness.attribution import judge
+from harness.deaths import deaths, endings
+from harness.history import build
+from harness.model.verdicts import Outcome
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stories import BASE, MAIN, OTHER, C, Story
+
+MS = 1_000_000
+NEW = "e7" * 32
+
+
+def of(story):
+    return deaths(build(story.events))
+
+
+def test_one_death_however_many_tell_of_it():
+    """Tracer, connector, pidfd, engine and status tell of one death, at the kernel's time."""
+    (death,) = of(Story().run().ends(1000, 9).over(code=137))
+    assert (death.at, death.at_source, death.pid) == (BASE + 1000 * MS, "trace", MAIN)
+    assert (death.wait_status, death.signal, death.exit_code, death.planned) == (9, 9, 137, False)
+
+
+def test_docker_merges_what_the_raw_status_tells_apart():
+    """Exit code 137 is a status it left with, or signal 9: only the raw status says which."""
+    (left,) = of(Story().run().ends(1000, 0x8900).over(code=137))
+    assert (left.exit_code, left.signal) == (137, None)
+
+
+@pytest.mark.parametrize(
+    ("sources", "by"),
+    [(("proc", "trace"), "trace"), (("docker",), "docker"), ((), "status")],
+)
+def test_the_best_witness_there_is(sources, by):
+    """Without the kernel's word the engine's stands, without that the status."""
+    (death,) = of(Story(sources=sources).run().ends(1000, 9).over(code=137))
+    assert death.at_source == by
+
+
+def test_a_planned_restart_is_no_death():
+    """What the harness stopped itself is planned, and the trial survives it."""
+    story = Story().run()
+    story.harness(1000, e.ApiCall, call="restart", container=C, edge="request", planned=True)
+    story.ends(1011, 0).run(1100, pid=4900, shim=4800, call=False)
+    story.harness(
+        1180, e.ApiCall, call="restart", container=C, edge="answer", planned=True, http=204
+    )
+    story.pre_task(1300).over(status="running")
+    (death,) = of(story)
+    assert death.planned
+    assert judge(build(story.events)).outcome is Outcome.SURVIVED
+
+
+def test_a_death_just_before_the_planned_stop_is_one():
+    """The kernel ended it before our request was sent: that was no plan of ours."""
+    story = Story().run().ends(995, 9)
+    story.harness(1000, e.ApiCall, call="stop", container=C, edge="request", planned=True)
+    story.harness(1050, e.ApiCall, call="stop", container=C, edge="answer", planned=True, http=304)
+    (death,) = of(story.over(code=137))
+    assert not death.planned
+
+
+def test_a_die_that_comes_half_a_minute_late():
+    """The engine's late notice moves nothing: the death is when the kernel says."""
+    story = (
+        Story()
+        .run()
+        .ends(1000, 9, die=False)
+        .docker(26000, "kill", signal=9)
+        .docker(36000, "die", exitCode=137)
+    )
+    (death,) = of(story)
+    assert death.at == BASE + 1000 * MS
+
+
+def test_what_the_clean_up_ends_is_no_death():
+    """The removal after the trial is not part of it."""
+    story = Story().run().over(status="running", ms=2000)
+    story.ends(2100, 9).docker(2120, "destroy")
+    assert of(story) == ()
+    assert judge(build(story.events)).outcome is Outcome.SURVIVED
+
+
+def test_a_container_of_three_milliseconds():
+    """The `start` event that comes after the exit begins no second life."""
+    story = Story()
+    story.say(
+        40,
+        e.MainProcess,
+        source="main",
+        container=C,
+        pid=MAIN,
+        start=0,
+        nspids=[MAIN, 1],
+        cgroup="/x",
+    )
+    story.ends(43, 0x100, die=False).docker(62, "start").docker(84, "die", exitCode=1)
+    (death,) = of(story)
+    assert (death.at, death.exit_code) == (BASE + 43 * MS, 1)
+
+
+def test_a_pid_that_is_used_again():
+    """An exit of the same number after the container's own end is somebody else's."""
+    story = Story().run().ends(1000, 0x100)
+    story.exits(5000, MAIN, 9, ppid=1)
+    (death,) = of(story.over(code=1))
+    assert death.wait_status == 0x100
+
+
+def test_a_leader_that_leaves_before_its_threads():
+    """The leader's thread leaving (group_dead=false) is not the process's end."""
+    story = Story().run()
+    text = f"              sh-{MAIN:<7} [000] ..... {story.stamp(900)}: sched_process_exit: comm=sh pid={MAIN} prio=120 group_dead=false"
+    story.say(900, e.TraceLine, source="trace", instance="A", text=text)
+    (death,) = of(story.ends(1000, 0).over())
+    assert death.at == BASE + 1000 * MS
+
+
+def test_deaths_of_neighbours_are_not_the_trials():
+    """Only subjects die in a trial's name."""
+    story = (
+        Story()
+        .run()
+        .container_is(5, OTHER, role="neighbour")
+        .run(12, container=OTHER, pid=6000, shim=5900)
+    )
+    story.ends(500, 9, pid=6000, container=OTHER, shim=5900)
+    assert of(story.over(status="running")) == ()
+
+
+def test_a_start_that_failed_is_an_end_without_a_process():
+    """The engine refused to start it: there was never a main process, and its words are kept."""
+    story = Story()
+    story.harness(10, e.ApiCall, call="start", container=C, edge="request")
+    story.harness(60, e.ApiCall, call="start", container=C, edge="answer", http=500, error="no")
+    (ending,) = endings(build(story.over(status="created", code=128).events))
+    assert ending.never_ran
+    assert ending.death.pid is None
+
+
+# --- outcomes -------------------------------------------------------------------------
+
+
+def test_survival_needs_a_witness():
+    """Seen running at the end: survived. Watched without a gap to the end: survived too."""
+    assert (
+        judge(build(Story().run().pre_task(500).over(status="running").events)).outcome
+        is Outcome.SURVIVED
+    )
+    watched = Story(sources=("trace",)).run().pre_task(500)
+    watched.harness(900, e.Phase, phase="clean", edge="begin")
+    assert judge(build(watched.events)).outcome is Outcome.SURVIVED
+
+
+@pytest.mark.parametrize("why", ["no-tracer", "tracer-gap", "probe-gap"])
+def test_silence_is_not_survival(why):
+    """Nobody saw it die and nobody saw it alive: unobserved, and it says who was blind."""
+    story = Story(sources=() if why == "no-tracer" else ("trace",)).run().pre_task(500)
+    if why == "tracer-gap":
+        story.gap("trace", 700, 720)
+    if why == "probe-gap":
+        story.gap("probe", 700, None)
+    story.harness(900, e.Phase, phase="clean", edge="begin")
+    judged = judge(build(story.events))
+    assert judged.outcome is Outcome.UNOBSERVED
+    assert judged.why
+
+
+def test_the_kernel_beats_a_status_that_says_running():
+    """The engine can say running for ever (a lost exit): the kernel saw the end."""
+    story = (
+        Story()
+        .run()
+        .signal(1000, 9, MAIN, sender=8000, comm="sh", place="host")
+        .ends(1000.2, 9, die=False)
+    )
+    judged = judge(build(story.over(status="running").events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "host-kill")
+
+
+def test_broken_by_the_harness_is_invalid_unless_it_died():
+    """A trial the harness broke off counts nowhere; a death that was seen counts all the same."""
+    alive = build(Story().run().over(status="running").events)
+    assert judge(alive, aborted="disk full here").outcome is Outcome.INVALID
+    dead = build(Story().run().ends(1000, 0).over().events)
+    assert judge(dead, aborted="disk full here").outcome is Outcome.DIED
+    assert judge(build([])).outcome is Outcome.INVALID
+
+
+def test_a_race_is_a_death_of_its_own():
+    """An exec refused inside our own planned stop: the trial died, of race."""
+    story = Story().run()
+    story.harness(1000, e.ApiCall, call="stop", container=C, edge="request", planned=True)
+    story.ends(1011, 0)
+    story.pre_task(1050, 1055, exit_code=None, http=409, error=f"container {C} is not running")
+    story.harness(1090, e.ApiCall, call="stop", container=C, edge="answer", planned=True, http=204)
+    story.container_is(1100, NEW).run(1110, container=NEW, pid=4900, shim=4800)
+    judged = judge(build(story.over(status="running", container=NEW).events))
+    assert (judged.outcome, judged.verdict.cause, judged.death.planned) == (
+        Outcome.DIED,
+        "remount-race",
+        True,
+    )
+
+
+def test_a_refusal_in_somebody_elses_restart_is_no_race():
+    """The same refusal, but the stop was not ours: it died of the restart."""
+    story = Story().run().sender_engine(1000, 15).docker(1002, "kill", signal=15).ends(1001, 0x8F00)
+    story.pre_task(1050, 1055, exit_code=None, http=409, error=f"container {C} is not running")
+    story.docker(1080, "stop").run(1100, pid=4900, shim=4800, call=False).docker(1170, "restart")
+    judged = judge(build(story.over(status="running").events))
+    assert judged.verdict.cause == "docker-restart"
