@@ -38,14 +38,17 @@ class Phase(StrEnum):
 class Happened(StrEnum):
     """What the runner reports.
 
-    DONE and FAILED end the work of the current phase; DIED is the subject's unplanned end;
-    REMOUNT_ENDED and EXEC_ENDED are the two halves of an overlap.
+    DONE and FAILED end the work of the current phase, ENGINE_FAILED where it was the engine
+    that was not there or did not answer; DIED is the subject's unplanned end; OVERDUE is the
+    deadline of the whole trial; REMOUNT_ENDED and EXEC_ENDED are the two halves of an overlap.
     """
 
     DONE = "done"
     FAILED = "failed"
+    ENGINE_FAILED = "engine-failed"
     DEADLINE = "deadline"
     DIED = "died"
+    OVERDUE = "overdue"
     REMOUNT_ENDED = "remount-ended"
     EXEC_ENDED = "exec-ended"
     INTERRUPTED = "interrupted"
@@ -57,6 +60,7 @@ class Action(StrEnum):
     ABORT = "abort"  # the trial is broken by the harness's own doing: keep the reason
     DISCARD = "discard"  # interrupted: it was never run
     SHORTEN = "shorten"  # nothing more to wait for but the engine's own notice of the death
+    GIVE_UP = "give-up"  # the pre-task is not waited for any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ TABLE: dict[tuple[Phase, Happened], tuple[Phase, tuple[Action, ...]]] = {
     # it, the judge finds the death in the history and it counts.
     (Phase.SETUP, Happened.FAILED): (Phase.POST_MORTEM, (Action.ABORT,)),
     (Phase.SETUP, Happened.DIED): (Phase.PRE_TASK, ()),
+    # An engine that fails now is a finding, as it would be one phase later.
+    (Phase.SETUP, Happened.ENGINE_FAILED): (Phase.PRE_TASK, ()),
     # The user's script would go on to its pre-task after a remount that went wrong.
     (Phase.REMOUNT, Happened.FAILED): (Phase.PRE_TASK, ()),
     (Phase.REMOUNT, Happened.DIED): (Phase.REMOUNT, ()),
@@ -119,6 +125,17 @@ TABLE: dict[tuple[Phase, Happened], tuple[Phase, tuple[Action, ...]]] = {
     (Phase.PRE_TASK, Happened.FAILED): (Phase.LINGER, ()),
     (Phase.OVERLAP, Happened.DIED): (Phase.OVERLAP, ()),
     (Phase.LINGER, Happened.DIED): (Phase.LINGER, (Action.SHORTEN,)),
+    # The whole trial takes too long. Where the pre-task was never asked for, nothing was
+    # tried; where it was, that it has no answer is the finding.
+    (Phase.CREATE, Happened.OVERDUE): (Phase.CLEAN, (Action.ABORT,)),
+    **{
+        (phase, Happened.OVERDUE): (Phase.POST_MORTEM, (Action.ABORT, Action.GIVE_UP))
+        for phase in (Phase.START, Phase.SETUP, Phase.REMOUNT, Phase.DELAY)
+    },
+    **{
+        (phase, Happened.OVERDUE): (Phase.POST_MORTEM, (Action.GIVE_UP,))
+        for phase in (Phase.PRE_TASK, Phase.OVERLAP, Phase.LINGER)
+    },
     # What could not be collected or removed is recorded; it changes nothing about the trial.
     (Phase.POST_MORTEM, Happened.FAILED): (Phase.CLEAN, ()),
     (Phase.POST_MORTEM, Happened.DIED): (Phase.POST_MORTEM, ()),
@@ -145,9 +162,13 @@ def step(state: State, happened: Happened, plan: Plan) -> tuple[State, tuple[Act
         happened = Happened.DONE if phase in {Phase.DELAY, Phase.LINGER} else Happened.FAILED
     if happened is Happened.DIED:
         state = replace(state, died=True)
+    if happened is Happened.ENGINE_FAILED and (phase, happened) not in TABLE:
+        happened = Happened.FAILED
     if (phase, happened) in TABLE:
         target, actions = TABLE[phase, happened]
         return _enter(state, target, plan), actions
+    if happened is Happened.DIED:
+        return state, ()
     if happened is Happened.INTERRUPTED:
         return replace(state, phase=Phase.CLEAN, open=frozenset()), (Action.DISCARD,)
     if happened in _HALVES and phase is Phase.OVERLAP:
@@ -167,6 +188,7 @@ def _enter(state: State, target: Phase, plan: Plan) -> State:
     """Skip the phases the experiment does not have."""
     if target is state.phase:
         return state
+    state = replace(state, open=frozenset())
     if target is Phase.SETUP and not plan.setup:
         target = Phase.REMOUNT
     if target is Phase.REMOUNT and state.died:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Self
 from harness import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 NOT_FOUND = 127
@@ -75,8 +75,13 @@ def run(
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    started: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> Result:
-    """Run to the end or to the deadline (seconds). Never raises for what the command does."""
+    """Run to the end or to the deadline (seconds). Never raises for what the command does.
+
+    started: told of the child at once, for an owner who may want to end it early (with
+    `kill_session`, from another thread).
+    """
     command = tuple(argv)
     begin = clock.now()
     try:
@@ -92,6 +97,8 @@ def run(
     except OSError as error:
         said = f"{command[0]}: {error.strerror}".encode()
         return Result(command, NOT_FOUND, b"", said, clock.seconds_since(begin))
+    if started is not None:
+        started(child)
     try:
         out, err = child.communicate(stdin, timeout=deadline)
         return Result(command, child.returncode, out, err, clock.seconds_since(begin))

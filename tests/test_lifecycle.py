@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.lifecycle import TABLE, Action, Happened, Phase, Plan, State, step
+from harness.lifecycle import Action, Happened, Phase, Plan, State, step
 
 
 def walk(happenings, plan=Plan()):
@@ -77,7 +77,14 @@ def test_a_phase_that_passes_its_deadline_is_left():
 
 
 @given(
-    st.lists(st.sampled_from([Happened.DONE, Happened.FAILED, Happened.DEADLINE, Happened.DIED])),
+    st.lists(
+        st.sampled_from(
+            [
+                Happened.DONE, Happened.FAILED, Happened.ENGINE_FAILED, Happened.DEADLINE,
+                Happened.DIED,
+            ]
+        )
+    ),
     st.builds(Plan, st.booleans(), st.booleans(), st.just(False)),
 )
 def test_every_trial_ends_and_never_goes_back(happenings, plan):
@@ -87,12 +94,29 @@ def test_every_trial_ends_and_never_goes_back(happenings, plan):
     for happened in [*happenings, *[Happened.DONE] * len(order)]:
         if state.phase is Phase.DONE:
             break
-        if happened is Happened.DIED and (state.phase, happened) not in TABLE:
-            continue
+        if happened is Happened.FAILED and state.phase in {Phase.DELAY, Phase.LINGER}:
+            continue  # nothing is worked on there that could fail
         after, _ = step(state, happened, plan)
         assert order.index(after.phase) >= order.index(state.phase)
         state = after
     assert state.phase is Phase.DONE
+
+
+def test_an_engine_that_fails_the_set_up_is_met_by_the_pre_task():
+    """A daemon that goes away after the start is a finding; a script's own error is not."""
+    assert step(State(Phase.SETUP), Happened.ENGINE_FAILED, Plan())[0].phase is Phase.PRE_TASK
+    state, actions = step(State(Phase.SETUP), Happened.FAILED, Plan())
+    assert (state.phase, actions) == (Phase.POST_MORTEM, (Action.ABORT,))
+
+
+def test_a_trial_that_takes_too_long_is_void_only_where_nothing_was_tried():
+    """With the pre-task asked for, the missing answer is the finding."""
+    for phase in (Phase.START, Phase.SETUP, Phase.REMOUNT, Phase.DELAY):
+        _, actions = step(State(phase), Happened.OVERDUE, Plan())
+        assert Action.ABORT in actions
+    for phase in (Phase.PRE_TASK, Phase.OVERLAP, Phase.LINGER):
+        state, actions = step(State(phase), Happened.OVERDUE, Plan())
+        assert (state.phase, actions) == (Phase.POST_MORTEM, (Action.GIVE_UP,))
 
 
 def test_what_can_not_happen_is_a_bug_and_says_so():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KEPT = 64 * 1024
 """Of each output stream, bytes kept from its head and again from its tail."""
+_PRECISE = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +198,7 @@ class PreparedExec:
         self._at: int | None = None
         self._warm, self._go = threading.Event(), threading.Event()
         self._done = threading.Event()
-        self._cancelled = False
+        self._cancelled = threading.Event()
         self._sdk: Any = None
         self._thread = threading.Thread(target=self._work, name="exec", daemon=True)
         self._thread.start()
@@ -215,18 +216,34 @@ class PreparedExec:
         self._go.set()
 
     def cancel(self) -> None:
-        """It is not needed: the thread and the connection go."""
-        self._cancelled = True
+        """It is not needed: what has not been asked for never is; thread and connection go."""
+        self._cancelled.set()
         self._go.set()
+        if self._state.requested is None:
+            self._done.set()
+
+    def give_up(self) -> None:
+        """Nobody waits any more: asked for and not answered yet, it is `timed_out` now.
+
+        Not asked for yet, it never is, and there is no answer.
+        """
+        self.cancel()
+        if self._state.requested is not None:
+            self._late("nobody waits for it any more")
+        self._done.set()
 
     def wait(self) -> ExecAnswer:
         """The answer; at the deadline (counted from `go`, or from `at`) what there is, `timed_out`."""
         begin = max(self._at or 0, clock.now())
-        self._done.wait(self.deadline + (begin - clock.now()) / clock.NS)
+        if not self._done.wait(self.deadline + (begin - clock.now()) / clock.NS):
+            self._late(f"no answer within {self.deadline:g} s")
+        return self._state
+
+    def _late(self, why: str) -> None:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                late = Failure(Trouble.LATE, f"no answer within {self.deadline:g} s")
+                late = Failure(Trouble.LATE, why)
                 self._state = replace(
                     self._state,
                     edge="answer",
@@ -239,7 +256,6 @@ class PreparedExec:
                 )
                 if self._tell:
                     self._tell(self._state)
-            return self._state
 
     def _stage(self) -> str:
         if self._state.created is None:
@@ -269,11 +285,14 @@ class PreparedExec:
             self._sdk = None
         self._warm.set()
         self._go.wait()
-        if self._cancelled:
+        if self._at is not None:
+            # The last milliseconds are waited precisely, whatever lies before can be called off.
+            self._cancelled.wait((self._at - clock.now()) / clock.NS - _PRECISE)
+            if not self._cancelled.is_set():
+                clock.sleep_until(self._at)
+        if self._cancelled.is_set():
             self._close()
             return
-        if self._at is not None:
-            clock.sleep_until(self._at)
         try:
             self._run()
         finally:

@@ -505,17 +505,30 @@ class PreparedExec(real.PreparedExec):
     def cancel(self) -> None:
         self._dropped = self._begun = True
 
+    def give_up(self) -> None:
+        self.cancel()
+        if self._answer.requested is not None:
+            self._late("nobody waits for it any more")
+
     def wait(self) -> ExecAnswer:
         begin = max(self._when or 0, self._clock.now())
-        if not self._clock.wait(lambda: self._over, begin + int(self.deadline * NS)):
-            late = Failure(Trouble.LATE, f"no answer within {self.deadline:g} s")
-            stage = "create" if self._answer.created is None else "start"
-            if self._answer.started is not None:
-                stage = "run"
-            self._step(
-                edge="answer", timed_out=True, failure=late, failed_at=stage, ended=self._clock.now()
-            )
+
+        def over() -> bool:
+            return self._over or (self._dropped and self._answer.requested is None)
+
+        if not self._clock.wait(over, begin + int(self.deadline * NS)):
+            self._late(f"no answer within {self.deadline:g} s")
         return self._answer
+
+    def _late(self, why: str) -> None:
+        stage = "create" if self._answer.created is None else "start"
+        self._step(
+            edge="answer",
+            timed_out=True,
+            failure=Failure(Trouble.LATE, why),
+            failed_at="run" if self._answer.started is not None else stage,
+            ended=self._clock.now(),
+        )
 
     def _step(self, **changes: Any) -> None:
         if self._over:
@@ -528,8 +541,7 @@ class PreparedExec(real.PreparedExec):
     def _live(self) -> None:
         self._ready = self._fake.machine.dockerd.up
         self._clock.wait(lambda: self._begun)
-        if self._when is not None and not self._dropped:
-            self._clock.sleep_until(self._when)
+        self._clock.wait(lambda: self._dropped, self._when or 0)
         if self._dropped:
             return
         stage = "create"

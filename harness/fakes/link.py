@@ -33,6 +33,7 @@ class Link:
     def __init__(self, machine: Machine, *, on_event: Callable[[Event], None]) -> None:
         self.machine, self._on_event = machine, on_event
         self.lag = LAG
+        self.clock = None  # the harness's own is the machine's
         self.silent = False
         self.alive = False
         self.watching: dict[str, str] = {}

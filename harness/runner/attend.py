@@ -17,7 +17,7 @@ from harness import clock
 from harness import events as e
 from harness.runner.link import ProbeLink
 from harness.runner.recipe import limits
-from harness.runner.steps import now
+from harness.runner.stage import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -73,6 +73,8 @@ class ProbeLink:
         on_event: Callable[[Event], None],
     ) -> None:
         self.site = site
+        # Not beside the engine: what this kernel says is about other processes.
+        monitors = "off" if site.config.get("api_only") else monitors
         self.config: dict[str, Any] = {**site.config, "monitors": monitors, "hz": hz}
         self.restarts = 0
         self.undecodable = 0
@@ -209,10 +211,19 @@ class ProbeLink:
         self._send({"do": "cost"})
 
     def states(self) -> list[Event]:
-        """The current Hello, every source's state and the open gaps: a history's head."""
+        """The current Hello, sources, open gaps and the clocks' offset: a history's head.
+
+        A trial can be over between two pings; nothing of the harness's own would have a
+        place on the machine's clock then.
+        """
         with self._lock:
             head: list[Event] = [self._state.hello] if self._state.hello else []
-            return [*head, *self._state.sources.values(), *self._state.gaps.values()]
+            head += [*self._state.sources.values(), *self._state.gaps.values()]
+        known = self._clock
+        if known is not None:
+            now = clock.now()
+            head.append(_clock_link(now, known))
+        return head
 
     # --- talking ---
 
@@ -351,12 +362,7 @@ class ProbeLink:
                 )  # fmt: skip
         self._pings = [*self._pings, reading][-FASTEST:]
         self._clock = min(self._pings, key=lambda ping: ping.error)
-        self._say(
-            ClockLink(
-                t=now, seen=now, source="link", clock="harness",
-                offset=reading.offset, error=reading.error,
-            )
-        )  # fmt: skip
+        self._say(_clock_link(now, reading))
 
     # --- its death ---
 
@@ -413,6 +419,12 @@ def clear_instances(site: ProbeSite, prefix: str, *, deadline: float = 30.0) -> 
         return []
     removed: list[str] = json.loads(result.text)["removed"]
     return removed
+
+
+def _clock_link(now: int, reading: LinkClock) -> ClockLink:
+    return ClockLink(
+        t=now, seen=now, source="link", clock="harness", offset=reading.offset, error=reading.error
+    )
 
 
 def _gap(name: str, begin: int, end: int | None, why: str, lost: int | None = None) -> Gap:

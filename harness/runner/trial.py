@@ -1,58 +1,53 @@
 """The loop of one trial: one thread reads one queue, asks `lifecycle`, performs.
 
 What comes through the queue: events (the probe's and our own), results of steps that ran
-in one-shot threads, orders to stop. Deadlines are `queue.get(timeout)`. Every event is
-stored, with its number, before anything else is done with it.
+in threads of their own, orders to stop. Deadlines are how long the queue is waited for.
+Every event is stored, with its number, before anything else is done with it. However the
+loop ends, nothing it began goes on making things.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import secrets
-import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from harness import clock
 from harness import events as e
-from harness.inject import Done, Injector
+from harness.clock import NS, Clock, Inbox, RealClock
+from harness.errors import EnvironmentInvalid
 from harness.lifecycle import Action, Happened, Phase, Plan, State, step
-from harness.model.verdicts import TrialRecord
-from harness.runner import steps
+from harness.runner import making, phases
 from harness.runner.observed import Observed
-from harness.runner.steps import MAIN, Stage, StepFailed
+from harness.runner.pretask import BEFORE, LABEL, PreTask
+from harness.runner.record import Files, Measured
+from harness.runner.stage import Stage, StepFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.engine import Engine, ExecAnswer, PreparedExec
+    from harness.engine import Engine
+    from harness.inject import Injector
     from harness.machine import Machine
     from harness.model.experiment import TrialSpec
-    from harness.runner.link import ProbeLink
+    from harness.model.verdicts import TrialRecord
+    from harness.runner.world import Link
     from harness.store import TrialWriter
 
-# A status asked of the engine takes 1–5 ms; where the delay is shorter than this there is no
-# room for it inside, and the observer's own knowledge is used: it costs no time at all.
-ROOM_FOR_INSPECT = 0.05
-# The loop leaves its queue this long before an instant it must meet, and waits precisely.
-PRECISE = 0.004
-# Docker's `die` comes 30–90 ms after the kernel's exit when idle, a second under load; past
-# this it is Docker's silence that is the finding.
-NOTICE = 10.0
-# After a death the kernel's and the daemons' last lines still come in.
-AFTERMATH = 0.3
-FLUSH = 5.0
+_MAKING = frozenset({"prepare", "create", "start", "setup", "remount"})
+_BY_THE_STEP = frozenset({Phase.REMOUNT})
+"""Phases whose marks the step tells itself, with the instants of its work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a step came to. error: words for people; None when it went well."""
+    """What a step came to. error: why it failed; None when it went well."""
 
     phase: Phase
     name: str
     value: Any = None
-    error: str | None = None
+    error: StepFailed | None = None
 
 
 class Interrupt:
@@ -60,7 +55,12 @@ class Interrupt:
 
 
 class Trial:
-    """One trial on one started machine. `run` may be called once."""
+    """One trial on one started machine. `run` may be called once.
+
+    Attributes:
+        kept: Containers that were left for somebody to look at.
+        spoiled: Injected failures that could not be undone: the machine is not what it was.
+    """
 
     def __init__(
         self,
@@ -68,15 +68,19 @@ class Trial:
         *,
         machine: Machine,
         engine: Engine,
-        link: ProbeLink,
+        link: Link,
         writer: TrialWriter,
+        clock: Clock | None = None,
         usage: bool = False,
         keep_dead: bool = False,
     ) -> None:
         self.spec, self.writer, self.link = spec, writer, link
-        self.inbox: queue.Queue[e.Event | Work | Interrupt] = queue.Queue()
-        self.observed = Observed()
+        self.clock = clock or RealClock()
+        self.inbox: Inbox[e.Event | Work | Interrupt] = self.clock.inbox()
+        self.observed = Observed(lambda: 0 if link.clock is None else link.clock.offset)
+        self.measured = Measured(self.clock)
         self.kept: list[str] = []
+        self.spoiled: list[str] = []
         token = f"deathbench-{secrets.token_hex(3)}"
         self.stage = Stage(
             spec=spec,
@@ -87,37 +91,29 @@ class Trial:
             token=token,
             labels={"deathbench": token, "deathbench.trial": spec.trial},
             cgroup=str(machine.probe_site().config.get("cgroup", "/")),
+            clock=self.clock,
         )
-        self._usage, self._keep_dead = usage, keep_dead
+        self.pre_task = PreTask(self.stage)
+        self.usage, self.keep_dead = usage, keep_dead
+        self.injector: Injector | None = None
+        self.noticed: Inbox[bool] = self.clock.inbox()
+        self.idle: Inbox[bool] = self.clock.inbox()
+        self.discarded = False
         experiment = spec.experiment
-        overlap = experiment.remount.how != "none" and experiment.delay.after == "remount-start"
+        mounts_change = experiment.remount.how != "none"
         self._plan = Plan(
             setup=experiment.setup is not None,
-            remount=experiment.remount.how != "none",
-            overlap=overlap,
+            remount=mounts_change,
+            overlap=mounts_change and experiment.delay.after == "remount-start",
         )
         self._state = State()
-        self._aborted: str | None = None
-        self._discarded = False
-        self._began = 0
-        self._spans: dict[str, tuple[float, float | None]] = {}
-        self._deadline: int | None = None  # of the current phase
-        self._due: int | None = None  # an instant to be met precisely
-        self._zero: int | None = None  # what the delay is counted from
-        self._exec: PreparedExec | None = None
-        self._answer: ExecAnswer | None = None
-        self._before: str | None = None
-        self._after: str | None = None
+        self._files = Files(writer)
         self._storing = True
-        self._injector = Injector(
-            machine,
-            experiment.inject,
-            container_of=lambda name: self.stage.ids[name or MAIN],
-            labels=self.stage.labels,
-            tell=self._injected,
-        )
-        self._waiting = False  # in the post-mortem: for the engine to notice the death
-        self._notice: threading.Timer | None = None
+        self._limit: int | None = None  # of the whole trial
+        self._busy: Counter[str] = Counter()
+        self.deadline: int | None = None  # of the current phase: past it, it has failed
+        self.due: int | None = None  # when the current phase has lasted long enough
+        self.look: int | None = None  # in the delay: when to ask for the status
 
     # --- from outside ---------------------------------------------------------------
 
@@ -132,389 +128,204 @@ class Trial:
     # --- the loop -------------------------------------------------------------------
 
     def run(self) -> TrialRecord | None:
-        """Run it; None when it was interrupted."""
-        self._began = clock.now()
-        self._limit = self._began + int(self.spec.experiment.deadlines.trial * clock.NS)
-        wall = clock.utc().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        for event in self.link.states():
-            self._store(event)
-        self._enter(Phase.PREPARE)
-        while self._state.phase is not Phase.DONE:
-            item = self._next()
-            if isinstance(item, e.Event):
-                self._see(item)
-            elif isinstance(item, Interrupt):
-                self._happened(Happened.INTERRUPTED)
-            elif isinstance(item, Work):
-                self._worked(item)
-            else:
-                self._time_passed()
-        count, checksum = self.writer.close()
-        if self._discarded:
+        """Run it; None when it was interrupted.
+
+        Raises:
+            EnvironmentInvalid: the history can not be written.
+        """
+        self.measured.begin()
+        try:
+            for event in self.link.states():
+                self.store(event)
+            self.link.snapshot()
+            self._enter(Phase.PREPARE)
+            while self._state.phase is not Phase.DONE:
+                self._turn()
+            count, checksum = self.writer.close()
+        except BaseException as error:
+            self._wreck()
+            if isinstance(error, OSError):
+                what = f"the history of {self.spec.trial} can not be written: {error}"
+                raise EnvironmentInvalid(what, where=str(self.writer.directory)) from error
+            raise
+        if self.discarded:
             return None
-        return TrialRecord(
-            trial=self.spec.trial,
-            cell=self.spec.cell,
-            n=self.spec.n,
-            config=dict(self.spec.config),
-            seed=self.spec.seed,
-            block=self.spec.block,
-            warm_up=self.spec.warm_up,
-            began=wall,
-            delay_asked=self.spec.experiment.delay.seconds,
-            delay_happened=self._delay_happened(),
-            exec=self._exec_document(),
-            spans=self._spans,
-            aborted=self._aborted,
-            events=count,
-            sha256=checksum,
-            extra={"containers": dict(self.stage.ids)},
-        )
+        return self.measured.record(self.spec, self.pre_task, self.stage, count, checksum)
 
-    def _next(self) -> e.Event | Work | Interrupt | None:
-        """The next item, or None when a deadline or a precise instant comes first."""
-        wake = [t for t in (self._deadline, self._due) if t is not None]
-        if self._due is not None:
-            wake.append(self._due - int(PRECISE * clock.NS))
-        if self._state.phase not in {Phase.POST_MORTEM, Phase.CLEAN}:
-            wake.append(self._limit)
-        if not wake:
-            return self.inbox.get()
-        timeout = (min(wake) - clock.now()) / clock.NS
-        with contextlib.suppress(queue.Empty):
-            if timeout <= 0:
-                return self.inbox.get_nowait() if self._due is None else None
-            return self.inbox.get(timeout=timeout)
-        return None
+    def _wreck(self) -> None:
+        """The loop itself broke: what it made goes, and the reason stays the reason."""
+        self.end_history()
+        if self.injector is not None:
+            with contextlib.suppress(Exception):
+                self.injector.finish()
+        with contextlib.suppress(Exception):
+            making.clean(self.stage)
+        with contextlib.suppress(Exception):
+            self.writer.close()
 
-    def _time_passed(self) -> None:
-        instant = clock.now()
-        if self._due is not None and instant >= self._due - int(PRECISE * clock.NS):
-            due, self._due = self._due, None
-            if self._state.phase is Phase.DELAY:
-                clock.sleep_until(due)
-            self._happened(Happened.DONE)
-        elif self._deadline is not None and instant >= self._deadline:
-            self._late(f"{self._state.phase}: no end within its deadline")
-        elif instant >= self._limit and self._state.phase not in {Phase.POST_MORTEM, Phase.CLEAN}:
-            self._limit = instant + 3600 * clock.NS  # said once; the rest has its own deadlines
-            self._aborted = self._aborted or (
-                f"{self._state.phase}: the trial took longer than deadlines.trial"
-            )
-            self._move(State(Phase.POST_MORTEM, self._state.died))
+    def _turn(self) -> None:
+        wake = [t for t in (self.deadline, self.due, self.look, self._limit) if t is not None]
+        until = min(wake, default=None)
+        # What is due goes first: a flood of events must not put off a deadline.
+        late = until is not None and until <= self.clock.now()
+        item = None if late else self.inbox.get(until)
+        match item:
+            case None:
+                self._time_passed(self.clock.now())
+            case Interrupt():
+                self.happened(Happened.INTERRUPTED)
+            case Work():
+                self._worked(item)
+            case e.Event():
+                self._see(item)
 
-    def _late(self, why: str) -> None:
-        self._deadline = None
-        self._note("deadline", {"phase": self._state.phase.value, "why": why})
-        self._happened(Happened.DEADLINE, why)
+    def _time_passed(self, instant: int) -> None:
+        if self.look is not None and instant >= self.look:
+            self.look = None
+            phases.look(self)
+        elif self.due is not None and instant >= self.due:
+            self.happened(Happened.DONE, at=self.due)
+        elif self.deadline is not None and instant >= self.deadline:
+            self._late(Happened.DEADLINE, f"{self._state.phase}: no end within its deadline")
+        elif self._limit is not None and instant >= self._limit:
+            why = f"{self._state.phase}: the trial took longer than deadlines.trial"
+            self._late(Happened.OVERDUE, why)
+
+    def _late(self, happened: Happened, why: str) -> None:
+        self.note("deadline", {"phase": self._state.phase.value, "why": why})
+        self.happened(happened, StepFailed(why))
 
     # --- events -----------------------------------------------------------------------
 
-    def _store(self, event: e.Event) -> None:
+    def store(self, event: e.Event) -> None:
         if self._storing:
             self.writer.add(event)
+            self._files.see(event)
         self.observed.see(event)
+
+    def note(self, what: str, data: dict[str, Any]) -> None:
+        self.store(e.Note(**self.stage.now(), what=what, data=data))
 
     def _see(self, event: e.Event) -> None:
         died = self.observed.died
-        self._store(event)
-        if isinstance(event, e.Status) and event.by == "inspect":
-            self._status_came(event)
-        if self.observed.died and not died and self._state.phase is not Phase.DONE:
-            self._happened(Happened.DIED)
-        if self._state.phase is Phase.POST_MORTEM and self._waiting and self.observed.noticed:
-            self._collect()
+        asked = self.pre_task.due
+        if isinstance(event, e.Status):
+            if event.label == BEFORE and asked is not None and event.t > asked:
+                event = replace(event, label=f"during {LABEL}")  # the engine was slow
+            self.measured.looked(event)
+        self.store(event)
+        if isinstance(event, e.Exec) and event.label == LABEL and event.edge == "request":
+            self.asked(event.t)
+        if self.observed.died and not died:
+            self.happened(Happened.DIED)
+        if self.observed.died and self.observed.noticed:
+            self.noticed.put(True)
 
-    def _status_came(self, event: e.Status) -> None:
-        word = (event.state or {}).get("Status") if event.state else event.error
-        if event.label == "before pre-task":
-            self._before = word
-        elif event.label == "after pre-task":
-            self._after = word
+    def asked(self, at: int) -> None:
+        """The pre-task was asked for: tell what the observer knew then, unless the engine was asked."""
+        container = self.stage.subject_at(at)
+        if self.measured.before is not None or not container:
+            return
+        told = e.Status(
+            **self.stage.at(at),
+            label=BEFORE,
+            container=container,
+            by="observer",
+            state={"Status": self.observed.status(at, container)},
+        )
+        self.measured.looked(told)
+        self.store(told)
 
-    def _note(self, what: str, data: dict[str, Any]) -> None:
-        self._store(e.Note(**steps.now(), what=what, data=data))
+    def end_history(self) -> None:
+        """What happens from now on is no part of the trial, and nothing new is begun."""
+        self._storing = False
+        self.stage.abandon()
+        self.pre_task.cancel()
 
     # --- phases -----------------------------------------------------------------------
 
-    def _happened(self, happened: Happened, why: str | None = None) -> None:
-        if happened is Happened.DIED and self._state.phase in {Phase.PREPARE, Phase.CREATE}:
-            return
+    def happened(
+        self, happened: Happened, why: StepFailed | None = None, *, at: int | None = None
+    ) -> None:
+        """at: when it did, where that is known better than by looking at the clock now."""
+        before = self._state.phase
         state, actions = step(self._state, happened, self._plan)
         for action in actions:
-            if action is Action.ABORT:
-                self._aborted = self._aborted or why or f"{self._state.phase} failed"
-            elif action is Action.DISCARD:
-                self._discarded = True
-            elif action is Action.SHORTEN:
-                soon = clock.now() + int(AFTERMATH * clock.NS)
-                self._due = None
-                self._deadline = soon if self._deadline is None else min(self._deadline, soon)
-        self._move(state)
-
-    def _move(self, state: State) -> None:
-        before, self._state = self._state.phase, state
+            match action:
+                case Action.ABORT:
+                    reason = str(why or f"{before} failed")
+                    self.measured.aborted = self.measured.aborted or reason
+                case Action.DISCARD:
+                    self.discarded = True
+                case Action.GIVE_UP:
+                    self.pre_task.give_up()
+                case Action.SHORTEN:
+                    self.due = min(self.due or 1 << 62, phases.aftermath(self))
+        self._state = state
         if state.phase is not before:
-            self._leave(before)
-            self._enter(state.phase)
+            self._leave(before, at)
+            self._enter(state.phase, at)
 
-    def _leave(self, phase: Phase) -> None:
-        self._deadline = self._due = None
-        begin, _ = self._spans[phase.value]
-        self._spans[phase.value] = (begin, round(clock.seconds_since(self._began), 6))
-        if phase not in {Phase.REMOUNT, Phase.OVERLAP}:  # told by the step, to the microsecond
-            self._store(e.Phase(**steps.now(), phase=phase.value, edge="end"))
+    def _leave(self, phase: Phase, at: int | None = None) -> None:
+        self.deadline = self.due = self.look = None
+        self.measured.leave(phase.value, at)
+        if phase not in _BY_THE_STEP:
+            self.store(e.Phase(**self.stage.at(at), phase=phase.value, edge="end"))
+        if phase is Phase.PREPARE:
+            # Images may have been built until now: that is no part of the trial's own time.
+            seconds = self.spec.experiment.deadlines.trial
+            self._limit = self.clock.now() + int(seconds * NS)
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: Phase, at: int | None = None) -> None:
         if phase is Phase.DONE:
             return
-        self._spans[phase.value] = (round(clock.seconds_since(self._began), 6), None)
-        if phase not in {Phase.REMOUNT, Phase.OVERLAP}:
-            self._store(e.Phase(**steps.now(), phase=phase.value, edge="begin"))
-        self._ENTER[phase](self)
-        self._injector.phase(phase.value)
+        if phase in {Phase.POST_MORTEM, Phase.CLEAN}:
+            self._limit = None
+        self.measured.enter(phase.value, at)
+        if phase not in _BY_THE_STEP:
+            self.store(e.Phase(**self.stage.at(at), phase=phase.value, edge="begin"))
+        if self.injector is not None:
+            self.injector.phase(phase.value)
+        phases.ENTER[phase](self)
 
-    def _injected(self, done: Done) -> None:
-        """From the injection's own thread: kept with the trial, never evidence."""
-        common = {**steps.now(), "t": done.began}
-        self.inbox.put(e.Note(**common, what="inject", data=done.document()))
+    # --- work -------------------------------------------------------------------------
 
-    def _begin_step(self, seconds: float, work: Callable[[Stage], Any]) -> None:
-        self._deadline = clock.now() + int(seconds * clock.NS)
-        self._spawn(self._state.phase, work.__name__, lambda: work(self.stage))
+    def begin(self, seconds: float, name: str, work: Callable[[], Any]) -> None:
+        """Work with a deadline: its end, or that, ends the phase."""
+        self.deadline = self.clock.now() + int(seconds * NS)
+        self.spawn(name, work)
 
-    def _spawn(self, phase: Phase, name: str, work: Callable[[], Any]) -> None:
+    def spawn(self, name: str, work: Callable[[], Any]) -> None:
         """Do it in a thread of its own; its result comes through the queue, or too late."""
+        phase = self._state.phase
+        self._busy[name] += 1
 
         def body() -> None:
+            done = Work(phase, name, error=StepFailed("cut off"))
             try:
                 done = Work(phase, name, work())
             except StepFailed as error:
-                done = Work(phase, name, error=str(error))
+                done = Work(phase, name, error=error)
             except Exception as error:
-                done = Work(phase, name, error=f"{type(error).__name__}: {error}")
+                done = Work(phase, name, error=StepFailed(f"{type(error).__name__}: {error}"))
             self.inbox.put(done)
 
-        threading.Thread(target=body, name=f"trial-{name}", daemon=True).start()
+        self.clock.thread(f"trial-{name}", body)
+
+    @property
+    def making(self) -> bool:
+        """Some step that makes things has not ended yet."""
+        return any(self._busy[name] for name in _MAKING)
 
     def _worked(self, work: Work) -> None:
-        if work.name == "exec":
-            self._answer = work.value
+        self._busy[work.name] -= 1
+        if not self.making:
+            self.idle.put(True)
+        if work.name == "exec" and work.error is None:
+            self.pre_task.answer = work.value
         if work.phase is not self._state.phase or work.name == "status":
-            return  # late: its phase was left at a deadline
+            return  # late: its phase was left
         if work.error is not None:
-            self._note("failed", {"phase": work.phase.value, "step": work.name, "why": work.error})
-        if work.phase is Phase.OVERLAP:
-            half = Happened.EXEC_ENDED if work.name == "exec" else Happened.REMOUNT_ENDED
-            if half in self._state.open:
-                self._happened(half)
-        elif work.name == "notice":
-            if self._waiting:
-                self._collect()
-        elif work.name == "post_mortem":
-            # What the probe saw until now must have arrived before the history ends.
-            self._spawn(Phase.POST_MORTEM, "flush", lambda: self.link.flush(FLUSH))
-        else:
-            self._happened(Happened.DONE if work.error is None else Happened.FAILED, work.error)
-
-    def _prepare(self) -> None:
-        self._begin_step(120.0, steps.prepare)
-
-    def _create(self) -> None:
-        self._begin_step(self.spec.experiment.deadlines.create * 2, steps.create)
-
-    def _start(self) -> None:
-        self._begin_step(self.spec.experiment.deadlines.start, steps.start)
-
-    def _setup(self) -> None:
-        script = self.spec.experiment.setup
-        self._begin_step((script.timeout if script else 0) + 15, steps.setup)
-
-    def _remount(self) -> None:
-        def remount(stage: Stage) -> int:
-            return self._timed_remount(stage)
-
-        self._begin_step(self.spec.experiment.deadlines.remount, remount)
-
-    def _timed_remount(self, stage: Stage) -> int:
-        """The remount between its two marks; the instant of its end is the delay's zero."""
-        self._ready_exec()
-        stage.say(e.Phase(**steps.now(), phase=Phase.REMOUNT.value, edge="begin"))
-        try:
-            steps.remount(stage)
-        finally:
-            common = steps.now()
-            stage.say(e.Phase(**common, phase=Phase.REMOUNT.value, edge="end"))
-            if not self._plan.overlap:
-                self._zero = common["t"]
-        return int(common["t"])
-
-    def _ready_exec(self) -> None:
-        """Thread and connection of the pre-task's exec, ready before the delay is counted.
-
-        By name, so that it can be made before the container it will meet.
-        """
-        script = self.spec.experiment.pre_task
-        if self._exec is None and script.on == "container":
-            self._exec = steps.prepare_exec(self.stage, script, "pre-task")
-            self._exec.warm(deadline=2.0)
-
-    def _delay(self) -> None:
-        """From the remount's end. The status check lies inside, where there is room for it."""
-        self._ready_exec()
-        if self._zero is None:
-            self._zero = clock.now()
-        seconds = self.spec.experiment.delay.seconds
-        self._due = self._zero + int(seconds * clock.NS)
-        if (self._due - clock.now()) / clock.NS >= ROOM_FOR_INSPECT:
-            subject = self.stage.subject
-            self._spawn(
-                Phase.DELAY, "status", lambda: steps.status(self.stage, "before pre-task", subject)
-            )
-
-    def _pre_task(self) -> None:
-        script = self.spec.experiment.pre_task
-        self._deadline = clock.now() + int((script.timeout + 15) * clock.NS)
-        if script.on == "host":
-            host = lambda: steps.on_host(self.stage, script, "pre-task")  # noqa: E731
-            self._spawn(Phase.PRE_TASK, "host", host)
-            return
-        self._ready_exec()
-        assert self._exec is not None
-        self._exec.go()
-        # After `go`: telling what we knew costs the exec nothing.
-        self._tell_before()
-        self._spawn(Phase.PRE_TASK, "exec", self._exec.wait)
-
-    def _tell_before(self) -> None:
-        if self._before is not None or not self.stage.subject:
-            return
-        self._before = self.observed.status()
-        self._store(
-            e.Status(
-                **steps.now(),
-                label="before pre-task",
-                container=self.stage.subject,
-                by="observer",
-                state={"Status": self._before},
-            )
-        )
-
-    def _overlap(self) -> None:
-        """Remount and exec from one zero; a negative delay asks for the exec first."""
-        delay = self.spec.experiment.delay.seconds
-        script = self.spec.experiment.pre_task
-        self._ready_exec()
-        lead = 0.01  # both threads are waiting by then
-        self._zero = clock.now() + int((lead + max(0.0, -delay)) * clock.NS)
-        wanted = self._zero + int(delay * clock.NS)
-        self._deadline = clock.now() + int(
-            (self.spec.experiment.deadlines.remount + script.timeout + abs(delay)) * clock.NS
-        )
-        self._tell_before()
-
-        def remount() -> int:
-            clock.sleep_until(self._zero or 0)
-            return self._timed_remount(self.stage)
-
-        def host() -> Any:
-            clock.sleep_until(wanted)
-            return steps.on_host(self.stage, script, "pre-task")
-
-        if self._exec is None:
-            self._spawn(Phase.OVERLAP, "exec", host)
-        else:
-            self._exec.go(wanted)
-            self._spawn(Phase.OVERLAP, "exec", self._exec.wait)
-        self._spawn(Phase.OVERLAP, "remount", remount)
-
-    def _linger(self) -> None:
-        self._due = clock.now() + int(self.spec.experiment.linger * clock.NS)
-        subject = self.stage.subject
-        if subject:
-            self._spawn(
-                Phase.LINGER, "status", lambda: steps.status(self.stage, "after pre-task", subject)
-            )
-        if self.observed.died:
-            self._due = clock.now() + int(AFTERMATH * clock.NS)
-
-    def _post_mortem(self) -> None:
-        """When Docker has noticed the death, or at once where there was none."""
-        self._waiting = self.observed.died and not self.observed.noticed
-        self._deadline = clock.now() + int(
-            (self.spec.experiment.deadlines.post_mortem + NOTICE) * clock.NS
-        )
-        if self._waiting:
-            noticed = threading.Timer(NOTICE, lambda: self.inbox.put(Work(Phase.POST_MORTEM, "notice")))
-            noticed.daemon = True
-            noticed.start()
-            self._notice = noticed
-        else:
-            self._collect()
-
-    def _collect(self) -> None:
-        self._waiting = False
-        if self._notice is not None:
-            self._notice.cancel()
-        self._spawn(
-            Phase.POST_MORTEM,
-            "post_mortem",
-            lambda: steps.post_mortem(self.stage, usage=self._usage),
-        )
-
-    def _clean(self) -> None:
-        """The history ends here: what the clean-up kills is no finding."""
-        self._store(e.Phase(**steps.now(), phase="history", edge="end"))
-        self._storing = False
-        self.stage.abandoned.set()
-        if self._exec is not None:
-            self._exec.cancel()
-        if self._keep_dead and self.observed.died and not self._discarded:
-            self.kept = [self.stage.title(MAIN)]
-            self._happened(Happened.DONE)
-            return
-
-        def clean(stage: Stage) -> None:
-            left = self._injector.finish()
-            steps.clean(stage)
-            if left:
-                raise StepFailed("; ".join(left))
-
-        self._begin_step(self.spec.experiment.deadlines.clean * 2, clean)
-
-    _ENTER: dict[Phase, Callable[[Trial], None]] = {
-        Phase.PREPARE: _prepare,
-        Phase.CREATE: _create,
-        Phase.START: _start,
-        Phase.SETUP: _setup,
-        Phase.REMOUNT: _remount,
-        Phase.DELAY: _delay,
-        Phase.PRE_TASK: _pre_task,
-        Phase.OVERLAP: _overlap,
-        Phase.LINGER: _linger,
-        Phase.POST_MORTEM: _post_mortem,
-        Phase.CLEAN: _clean,
-    }
-
-    # --- the record -------------------------------------------------------------------
-
-    def _delay_happened(self) -> float | None:
-        asked = self._answer.requested if self._answer is not None else None
-        if asked is None or self._zero is None:
-            return None
-        return round((asked - self._zero) / clock.NS, 6)
-
-    def _exec_document(self) -> dict[str, Any] | None:
-        answer = self._answer
-        if answer is None:
-            return None
-        return {
-            "before": self._before,
-            "after": self._after,
-            "exit_code": answer.exit_code,
-            "status": answer.http,
-            "error": answer.error,
-            "seconds": answer.seconds,
-            "output": answer.output[-2000:],
-            "timed_out": answer.timed_out,
-        }
+            why = str(work.error)
+            self.note("failed", {"phase": work.phase.value, "step": work.name, "why": why})
+        phases.ended(self, work)
