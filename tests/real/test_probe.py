@@ -537,3 +537,23 @@ def test_the_cost_is_stated_and_small(pen):
     assert 0 < last.cpu - first.cpu < 0.2
     assert last.rss < 100 << 20
     assert last.dropped == {}
+
+
+def test_every_line_was_an_event(probe):
+    """After all of the above: nothing the probe wrote failed to decode, and no source failed."""
+    link, heard = probe
+    assert link.flush(10)
+    assert link.undecodable == 0
+    assert link.restarts == 0
+    troubles = [
+        e for e in heard.of(events.SourceState) if e.state == "partial" and "failed" in e.why
+    ]
+    assert troubles == []
+    kinds = {type(e) for e in heard.events}
+    assert kinds >= {
+        events.Hello, events.SourceState, events.ClockReading, events.Pong, events.ClockLink,
+        events.TraceLine, events.SignalSender, events.ProcEvent, events.PidfdExit, events.KernelLine,
+        events.MainProcess, events.DeathSeen, events.CgroupSample, events.MountChange,
+        events.NetworkChange, events.PostMortem, events.MachineSample, events.DaemonLog,
+        events.DaemonState, events.DockerEvent, events.Refused,
+    }  # fmt: skip
