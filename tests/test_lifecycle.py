@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from harness.lifecycle import Action, Happened, Phase, Plan, State, step
 
+PLAN = Plan()
 
-def walk(happenings, plan=Plan()):
+
+def walk(happenings, plan=PLAN):
     """The phases a trial goes through when these things happen, and all actions."""
     state, phases, actions = State(), [Phase.PREPARE], []
     for happened in happenings:
@@ -22,13 +24,13 @@ def test_a_trial_in_which_nothing_goes_wrong_passes_all_phases_in_order():
     phases, actions, _ = walk([Happened.DONE] * 10)
     wanted = [p for p in Phase if p is not Phase.OVERLAP]
     assert wanted == phases
-    assert [] == actions
+    assert actions == []
 
 
 def test_what_the_experiment_does_not_have_is_skipped():
     """No set-up and no remount: from start straight to the delay."""
     phases, _, _ = walk([Happened.DONE] * 3, Plan(setup=False, remount=False))
-    assert [Phase.PREPARE, Phase.CREATE, Phase.START, Phase.DELAY] == phases
+    assert phases == [Phase.PREPARE, Phase.CREATE, Phase.START, Phase.DELAY]
 
 
 def test_a_container_that_dies_in_its_setup_is_not_remounted_but_still_asked():
@@ -36,16 +38,16 @@ def test_a_container_that_dies_in_its_setup_is_not_remounted_but_still_asked():
     phases, actions, state = walk(
         [Happened.DONE, Happened.DONE, Happened.DONE, Happened.DIED, Happened.FAILED]
     )
-    assert [Phase.SETUP, Phase.PRE_TASK, Phase.LINGER] == phases[-3:]
+    assert phases[-3:] == [Phase.SETUP, Phase.PRE_TASK, Phase.LINGER]
     assert state.died
-    assert [] == actions
+    assert actions == []
 
 
 def test_a_container_that_can_not_be_created_voids_the_trial():
     """Before the start nothing can have died: aborted, cleaned, done."""
     phases, actions, _ = walk([Happened.DONE, Happened.FAILED, Happened.DONE])
-    assert [Phase.CLEAN, Phase.DONE] == phases[-2:]
-    assert [Action.ABORT] == actions
+    assert phases[-2:] == [Phase.CLEAN, Phase.DONE]
+    assert actions == [Action.ABORT]
 
 
 @pytest.mark.parametrize("first", [Happened.REMOUNT_ENDED, Happened.EXEC_ENDED])
@@ -53,7 +55,7 @@ def test_an_overlap_ends_when_both_halves_have_ended(first):
     """Whichever half ends first, the trial waits for the other."""
     (second,) = {Happened.REMOUNT_ENDED, Happened.EXEC_ENDED} - {first}
     phases, _, _ = walk([Happened.DONE] * 4 + [first, second], Plan(overlap=True))
-    assert [Phase.OVERLAP, Phase.OVERLAP, Phase.LINGER] == phases[-3:]
+    assert phases[-3:] == [Phase.OVERLAP, Phase.OVERLAP, Phase.LINGER]
 
 
 def test_an_interrupt_cleans_and_discards_from_every_phase():
@@ -63,7 +65,7 @@ def test_an_interrupt_cleans_and_discards_from_every_phase():
             continue
         state, actions = step(State(phase), Happened.INTERRUPTED, Plan())
         assert phase is Phase.CLEAN or state.phase is Phase.CLEAN
-        assert (Action.DISCARD,) == actions
+        assert actions == (Action.DISCARD,)
 
 
 def test_a_phase_that_passes_its_deadline_is_left():
@@ -94,7 +96,8 @@ def test_every_trial_ends_and_never_goes_back(happenings, plan):
     for happened in [*happenings, *[Happened.DONE] * len(order)]:
         if state.phase is Phase.DONE:
             break
-        if happened is Happened.FAILED and state.phase in {Phase.DELAY, Phase.LINGER}:
+        failed = happened in {Happened.FAILED, Happened.ENGINE_FAILED}
+        if failed and state.phase in {Phase.DELAY, Phase.LINGER}:
             continue  # nothing is worked on there that could fail
         after, _ = step(state, happened, plan)
         assert order.index(after.phase) >= order.index(state.phase)
