@@ -225,7 +225,7 @@ class Host:
             config.update(self._helper.config())
             return ProbeSite(python=self._helper.python(self.docker_host), config=config)
         config.update(
-            api_only="; ".join(f"{road}: {why}" for road, why in self.why_not.items()),
+            api_only="; ".join(f"{road}: {why}" for road, why in self.why_not.items()) or "so wanted",
             journal=False, pidfiles={}, roots=[],
         )  # fmt: skip
         return ProbeSite(python=(sys.executable,), config=config)

