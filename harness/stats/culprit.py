@@ -48,7 +48,10 @@ class Culprits:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One configuration that must die, or must not, if the answer is right."""
+    """One configuration that must die, or must not, if the answer is right.
+
+    `says` has `{names[i]}` in the place of setting i.
+    """
 
     mask: int
     dies: bool
@@ -154,7 +157,7 @@ def certification(answer: Culprits, settings: int) -> tuple[Check, ...]:
     checks: list[Check] = []
     if answer.kind == OR:
         checks += [
-            Check(1 << i, dies=True, says=f"setting {i + 1} alone is enough")
+            Check(1 << i, dies=True, says=f"{{names[{i}]}} alone is enough")
             for i in answer.settings
         ]
         checks.append(Check(every ^ answer.mask, dies=False, says="without both it lives"))
@@ -162,7 +165,7 @@ def certification(answer: Culprits, settings: int) -> tuple[Check, ...]:
     alone = "alone is enough" if answer.kind == SINGLE else "together are enough"
     checks.append(Check(answer.mask, dies=True, says=f"the culprit {alone}"))
     checks += [
-        Check(every ^ (1 << i), dies=False, says=f"without setting {i + 1} it lives")
+        Check(every ^ (1 << i), dies=False, says=f"without {{names[{i}]}} it lives")
         for i in answer.settings
     ]
     return tuple(checks)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from harness.stats.information import entropy
+from harness.stats.information import divergence, entropy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,19 +215,24 @@ class Threshold:
     def expected_left(self) -> float:
         """Trials still to go, roughly.
 
-        Two coins at level ± tolerance are told apart at KL per trial; what is missing is
-        the posterior that is not yet on the answer, and the bits of the place.
+        While the place is open, the bits of it over what the next trial gives; once one
+        answer leads, what separates it from its neighbours over what a trial there tells.
         """
         if self.done:
             return 0.0
-        mass = self._weights
-        by_place = [float(mass[a:b].sum()) for a, b in self._spans()]
+        answer = self.answer
+        if answer.between is not None and answer.confidence > 0.5:
+            mean = self._weights @ self._rates
+            p, q = (float(mean[i]) for i in answer.between)
+            each = (divergence(p, q) + divergence(q, p)) / 2
+            odds = math.log(self.stop / (1 - self.stop))
+            odds -= math.log(answer.confidence / (1 - answer.confidence))
+            return max(1.0, 1.5 * odds / max(each, 1e-3))
+        by_place = [float(self._weights[a:b].sum()) for a, b in self._spans()]
         bits = -sum(p * math.log2(p) for p in by_place if p > 0)
         gained = float(self.information().max())
-        confidence = self.answer.confidence
-        last = math.log(max(1e-9, (1 - confidence)) / (1 - self.stop)) / math.log(2)
-        # A window of neighbouring places is enough, so the last two bits need not be known.
-        return max(1.0, max(bits - 2, last, 0.5) / max(gained, 1e-3) * 1.5)
+        # Greedy searches gain less later than now; a window of neighbours is enough.
+        return max(1.0, max(bits - 1, 0.5) / max(gained, 1e-3) * 1.5)
 
     def _spans(self) -> list[tuple[int, int]]:
         ends = [*self._starts[1:].tolist(), len(self._weights)]
