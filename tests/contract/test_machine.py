@@ -58,7 +58,7 @@ def test_a_new_start_is_a_fresh_machine(world):
 
 def test_facts_and_the_probes_place(world):
     """Facts have what was asked for, the probe's settings what a probe needs, root is root."""
-    machine, client = world
+    machine, _ = world
     machine.start()
     facts = machine.facts()
     assert facts.kind == machine.kind
