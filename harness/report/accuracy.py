@@ -182,4 +182,6 @@ def _causes(scores: Iterable[Score]) -> str:
         ]
         for s in scores
     ]
-    return tabulate(body, ["caused", "n", "right", "unknown", "wrong", "s to verdict", "said instead"])
+    return tabulate(
+        body, ["caused", "n", "right", "unknown", "wrong", "s to verdict", "said instead"]
+    )

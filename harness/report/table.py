@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode
 from harness.model.verdicts import Hypothesis
-from harness.report import tally
+from harness.report import curves, tally
 from harness.stats import intervals
+from harness.stats.drift import FEW
+from harness.stats.drift import test as test_drift
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from harness.stats.drift import Drift
     from harness.stats.intervals import Interval
 
 FORMAT = "deathbench.table/1"
@@ -110,6 +113,9 @@ class Table:
         attribution: How good verdicts are here: {right, unknown, wrong, version} or None.
         outside: Rates above a tolerance, or not surely below it.
         notes: What else a reader must know, one sentence each (drift, trials unjudged).
+        drift: Whether the machine changed while the trials ran; None where the order of
+            trials depended on their outcomes, or where too few died to say.
+        responses: Dose-response curves of axes with four or more numbers.
     """
 
     campaign: str | None
@@ -122,6 +128,8 @@ class Table:
     outside: tuple[Judged, ...]
     notes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    drift: Drift | None = None
+    responses: tuple[curves.Response, ...] = ()
 
     @property
     def exit(self) -> ExitCode:
@@ -153,6 +161,8 @@ class Table:
                 ],
             },
             "notes": list(self.notes),
+            "drift": None if self.drift is None else self.drift.document(),
+            "responses": [r.document() for r in self.responses],
             **self.extra,
         }
 
@@ -212,8 +222,15 @@ def from_tally(
     watched: bool = False,
     notes: Iterable[str] = (),
     extra: Mapping[str, Any] | None = None,
+    control: str | None = None,
+    level: float = curves.DEFAULT_LEVEL,
 ) -> Table:
-    """As `build`, from counts that are there already."""
+    """As `build`, from counts that are there already.
+
+    Args:
+        control: A cell that is there to show drift and for nothing else.
+        level: The rate whose crossing the curves show.
+    """
     planned = {name: tally.CellCounts(name, config) for name, config in cells}
     every = {**planned, **counts.cells}
     in_order = {c.cell: c for c in sorted(every.values(), key=_place)}
@@ -227,6 +244,13 @@ def from_tally(
     said = list(notes)
     if unjudged:
         said.append(f"{unjudged} finished trials have no verdict yet: run judge")
+    moved = _drift(counts, control, watched=watched)
+    if moved is not None and moved.flagged:
+        least = min(p for p in (moved.trend, moved.cusum) if p is not None)
+        said.append(
+            f"the machine drifted: {moved.direction} (p {max(least, 0.0001):.4f}); compare cells "
+            "of different times with care"
+        )
     return Table(
         campaign=campaign,
         matrix=matrix,
@@ -238,7 +262,36 @@ def from_tally(
         outside=tuple(_outside(rows, limits, watched=watched)),
         notes=tuple(said),
         extra=dict(extra or {}),
+        drift=moved,
+        responses=tuple(_responses(rows, level)),
     )
+
+
+# More curves than this are a table of their own; --json and --curve still give each.
+_MOST_CURVES = 8
+
+
+def _responses(rows: tuple[Row, ...], level: float) -> list[curves.Response]:
+    found: list[curves.Response] = []
+    for axis in curves.axes(rows):
+        found += curves.responses(rows, axis, level)
+    return found[:_MOST_CURVES]
+
+
+def _drift(counts: tally.Tally, control: str | None, *, watched: bool) -> Drift | None:
+    cells = counts.cells
+    if control is not None and control in cells:
+        chosen = [cells[control]]
+    elif watched:
+        # A cell that stops at a death has its deaths late: that is no drift.
+        return None
+    else:
+        chosen = list(cells.values())
+    died = sum(c.died for c in chosen)
+    if min(died, sum(c.observed for c in chosen) - died) < FEW:
+        return None
+    found = test_drift((c.order, c.died_in_order) for c in chosen)
+    return None if found.trend is None else found
 
 
 def _place(counts: tally.CellCounts) -> tuple[Any, ...]:

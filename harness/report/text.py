@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.model.verdicts import Hypothesis
-from harness.report import words
+from harness.report import curves, words
 from harness.schedule import ALL_RAN
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def _below(table: Table, dropped: list[Hypothesis]) -> list[str]:
     lines += _failed(table)
     lines += _evidence(table)
     lines += _tolerance(table)
+    lines += [curves.line(response) for response in table.responses]
     lines += list(table.notes)
     if table.attribution is not None:
         lines.append(_attribution(table.attribution))

@@ -4,25 +4,66 @@ from __future__ import annotations
 
 import json as jsonlib
 import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import store
+from harness import store, units
+from harness.errors import BadInput, Problem
+from harness.report import curves, tally
 from harness.report import table as tables
-from harness.report import tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from harness.report.table import Table
 
 WIDTH = 120
 
 
-def main(campaign: str | None = None, *, json: bool = False, markdown: bool = False) -> int:
-    """Print the table of a campaign; the exit code says how it keeps its tolerance."""
-    table = of(store.Campaign.open(campaign or None))
+def main(
+    campaign: str | None = None,
+    *,
+    json: bool = False,
+    markdown: bool = False,
+    level: str = "",
+    picture: str = "",
+) -> int:
+    """Print the table of a campaign; the exit code says how it keeps its tolerance.
+
+    Args:
+        level: The rate whose crossing dose-response curves show, such as 10%.
+        picture: Where to write those curves as SVG files: a folder.
+    """
+    opened = store.Campaign.open(campaign or None)
+    table = of(opened, level=_level(level))
+    if picture:
+        _pictures(table, Path(picture))
     return show(table, json=json, markdown=markdown)
+
+
+def _level(text: str) -> float:
+    if not text:
+        return curves.DEFAULT_LEVEL
+    try:
+        return units.parse_rate(text)
+    except ValueError as error:
+        problem = Problem("command line", f"--level {text}", str(error), "--level 10%")
+        raise BadInput([problem], about="the command line") from None
+
+
+def _pictures(table: Table, folder: Path) -> None:
+    if not table.responses:
+        why = "no axis has four or more numbers, so there is no curve"
+        raise BadInput(
+            [Problem("command line", "--picture", why, "sweep more values of one axis")],
+            about="the command line",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, response in enumerate(table.responses, start=1):
+        path = folder / f"{response.axis}-{number}.svg"
+        path.write_text(curves.svg(response))
+        print(path, file=sys.stderr)
 
 
 def show(table: Table, *, json: bool, markdown: bool = False) -> int:
@@ -56,16 +97,18 @@ def counts(campaign: store.Campaign) -> tally.Tally:
     )
 
 
-def of(campaign: store.Campaign) -> Table:
+def of(campaign: store.Campaign, *, level: float = curves.DEFAULT_LEVEL) -> Table:
     """The table of what is stored, with what the campaign's meta says about it."""
-    return with_meta(counts(campaign), campaign.meta(), name=campaign.name)
+    return with_meta(counts(campaign), campaign.meta(), name=campaign.name, level=level)
 
 
-def with_meta(counted: tally.Tally, meta: dict[str, Any], *, name: str) -> Table:
+def with_meta(
+    counted: tally.Tally, meta: dict[str, Any], *, name: str, level: float = curves.DEFAULT_LEVEL
+) -> Table:
     """Counts and campaign.yaml → table.
 
     Of meta are used: matrix (name), tolerance, cells [{cell, config}], stopped
-    {cell: why}, watched, machine {kind, …}, attribution {…}.
+    {cell: why}, watched, machine {kind, …}, attribution {…}, control (a cell).
     """
     planned = [(c["cell"], c["config"]) for c in meta.get("cells") or ()]
     return tables.from_tally(
@@ -76,6 +119,8 @@ def with_meta(counted: tally.Tally, meta: dict[str, Any], *, name: str) -> Table
         tolerance=meta.get("tolerance"),
         attribution=meta.get("attribution"),
         cells=planned,
+        control=meta.get("control"),
+        level=level,
         stopped=meta.get("stopped"),
         watched=bool(meta.get("watched")),
     )
