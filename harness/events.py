@@ -317,7 +317,11 @@ class PostMortem(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSample(Event):
-    """The machine at one instant. Sizes in bytes; disks: mount point → {total, free, inodes, inodes_free}."""
+    """The machine at one instant. Sizes in bytes; disks: mount point → {total, free, inodes, inodes_free}.
+
+    disks_at: when the disks were really asked (ns): a file system that answers late is shown
+    with its last answer. None: at `t`.
+    """
 
     kind: ClassVar[str] = "machine"
     memory: dict[str, int]
@@ -325,6 +329,7 @@ class MachineSample(Event):
     processes: int | None
     disks: dict[str, dict[str, int]]
     pressure: dict[str, str]
+    disks_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

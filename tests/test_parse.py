@@ -14,6 +14,7 @@ from harness.parse.execs import is_engine_text, parse_exec_error
 from harness.parse.kernel import (
     Crash,
     ForkRejected,
+    LinkState,
     OomInvoked,
     OomKill,
     OomKilled,
@@ -83,6 +84,7 @@ KERNEL = [
     ("I/O error, dev vdb, sector 1 op 0x1:(WRITE)", StorageError("vdb", "io")),
     ("EXT4-fs error (device loop0): ext4_find_entry:1455: inode #2: comm sh: reading directory lblock 0", StorageError("loop0", "fs-error")),
     ("EXT4-fs (loop0): Remounting filesystem read-only", StorageError("loop0", "read-only")),
+    ("docker0: port 1(veth12ab) entered disabled state", LinkState("veth12ab", "disabled")),
     ("oom_kill_process: 23 callbacks suppressed", Suppressed("oom_kill_process", 23)),
 ]  # fmt: skip
 
@@ -100,7 +102,6 @@ def test_kernel_records(text, fact):
     "text",
     [
         "ODEBUG: Out of memory. ODEBUG disabled",
-        "docker0: port 1(veth1) entered blocking state",
         "my program said: Memory cgroup out of memory: Killed process 1 (x) total-vm",
         "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)",
         "oom_reaper: reaped process 812 (tail), now anon-rss:0kB",

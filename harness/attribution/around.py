@@ -15,7 +15,7 @@ from harness.attribution.table import Clue, Clues
 from harness.history.clock import ENGINE, KERNEL
 from harness.parse import container_of
 from harness.parse.cgroup import parse_limit, parse_number, parse_pressure
-from harness.parse.kernel import Crash, ForkRejected, SeccompKill, StorageError
+from harness.parse.kernel import Crash, ForkRejected, LinkState, SeccompKill, StorageError
 from harness.parse.mountinfo import parse_mount
 from harness.parse.trace import DELIVERED, SI_KERNEL
 
@@ -326,19 +326,45 @@ FULL = 4 << 20
 """Bytes that count as nothing left: less than one image layer's metadata needs."""
 
 
+def _disks(case: Case) -> list[tuple[int, int, str, dict[str, int]]]:
+    """(when it was asked, event number, mount point, figures) around the end, oldest first.
+
+    A sample may show disks that were asked before it: their own time counts, and a reading
+    that is shown twice is one reading.
+    """
+    found: dict[tuple[int, str], tuple[int, int, str, dict[str, int]]] = {}
+    for s in case.history.machine:
+        lag = LAG if s.what.disks_at is None else s.what.t - s.what.disks_at
+        asked = s.at - lag
+        if case.at - 5 * LAG <= asked and s.at <= case.at + 2 * LAG:
+            for where, disk in s.what.disks.items():
+                found.setdefault((asked, where), (asked, s.n, where, disk))
+    return [found[key] for key in sorted(found)]
+
+
+def _is_full(disk: dict[str, int]) -> str | None:
+    if disk.get("total", 0) > 0 and disk.get("free", FULL) < min(FULL, disk["total"] // 50):
+        return f"had {disk['free']} bytes left"
+    if disk.get("inodes", 0) > 0 and disk.get("inodes_free", 1) == 0:
+        return "had no inodes left"
+    return None
+
+
 def disk_full(case: Case) -> Clues:
     """a file system of the engine was full just before"""
-    clues = []
-    for s in case.history.machine:
-        if case.at - 5 * 10**9 <= s.at <= case.at + 10**9:
-            for where, disk in sorted(s.what.disks.items()):
-                if disk.get("total", 0) > 0 and disk.get("free", FULL) < min(
-                    FULL, disk["total"] // 50
-                ):
-                    clues.append(Clue(s.n, "machine", f"{where} had {disk['free']} bytes left"))
-                elif disk.get("inodes", 0) > 0 and disk.get("inodes_free", 1) == 0:
-                    clues.append(Clue(s.n, "machine", f"{where} had no inodes left"))
-    clues = clues[-1:]
+    clues: list[Clue] = []
+    for where in sorted({d[2] for d in _disks(case)}):
+        readings = [d for d in _disks(case) if d[2] == where]
+        # Full at the last look in its life, or at the first one after it: nobody but the
+        # dead wrote less by then. What was before it began says nothing of what it met.
+        before = [d for d in readings if case.begin <= d[0] <= case.at]
+        near = before[-1:] + [d for d in readings if d[0] > case.at][:1]
+        clues += [
+            Clue(n, "machine", f"{where} {words}")
+            for _, n, _, disk in near
+            if (words := _is_full(disk)) is not None
+        ][:1]
+    clues = clues[:1]
     clues += [
         Clue(s.n, "daemon-log", "dockerd says that no space is left")
         for s in case.history.daemon_log
@@ -348,25 +374,28 @@ def disk_full(case: Case) -> Clues:
 
 
 LAG = 1_000_000_000
-"""The disks in a sample were asked up to so long before it."""
+"""How old the disks in a sample may be that does not say when they were asked."""
 
 
 def room(case: Case) -> Clues:
-    """the machine's disks had room shortly before, and were not filling up"""
-    near = [s for s in case.history.machine if -5 * LAG <= s.at - case.at <= LAG]
-    if not near or abs(near[-1].at - case.at) > SHORTLY:
+    """the machine's disks had room, and were not filling up"""
+    readings = _disks(case)
+    before = [d for d in readings if d[0] <= case.at]
+    after = [d for d in readings if d[0] > case.at]
+    if not before or any(_is_full(disk) for _, _, _, disk in (*before[-1:], *after)):
         return ()
-    last = near[-1]
-    ahead = max(0, case.at - last.at) + 2 * LAG
-    for where, disk in last.what.disks.items():
-        frees = [(s.at, s.what.disks[where].get("free", 0)) for s in near if where in s.what.disks]
+    if not after and case.at - before[-1][0] > LAG + SHORTLY:
+        return ()
+    for where in {d[2] for d in before}:
+        frees = [(t, disk.get("free", 0)) for t, _, w, disk in before if w == where]
         falls = [
             (old - new) / max(1, t1 - t0) for (t0, old), (t1, new) in pairwise(frees) if new < old
         ]
-        # A disk that loses space so fast that it may have been full by then shows no room.
-        if disk.get("free", 0) - max(falls, default=0) * ahead < FULL:
+        # A disk that lost space so fast that it may have been full by then shows no room.
+        ahead = case.at - frees[-1][0] if after else case.at - frees[-1][0] + LAG
+        if frees[-1][1] - max(falls, default=0) * ahead < FULL:
             return ()
-    return (Clue(last.n, "machine", "the machine's disks had room"),)
+    return (Clue((after or before[-1:])[0][1], "machine", "the machine's disks had room"),)
 
 
 def said_no_space(case: Case) -> Clues:
@@ -484,14 +513,40 @@ def lost_interface(case: Case) -> Clues:
         and any(not n.startswith("route ") and n not in s.what.added for n in s.what.removed)
     )
     # Every death is followed by a disconnect; one that comes before is somebody's.
-    return gone + tuple(
-        Clue(s.n, "docker", "somebody disconnected it from a network")
-        for s in case.history.engine
-        if s.what.type == "network"
-        and s.what.action == "disconnect"
-        and s.what.attributes.get("container") == case.container
-        and case.at - 2 * SHORTLY <= s.at <= case.at - 2 * ENGINE
-        and case.own_call(s.at) is None
+    return (
+        gone
+        + _lost_link(case)
+        + tuple(
+            Clue(s.n, "docker", "somebody disconnected it from a network")
+            for s in case.history.engine
+            if s.what.type == "network"
+            and s.what.action == "disconnect"
+            and s.what.attributes.get("container") == case.container
+            and case.at - 2 * SHORTLY <= s.at <= case.at - 2 * ENGINE
+            and case.own_call(s.at) is None
+        )
+    )
+
+
+def _lost_link(case: Case) -> Clues:
+    """Its end of the bridge was switched off before its own end, as the kernel log says.
+
+    Which device is its own: one that came up while it was being started.
+    """
+    up = {
+        s.what.device
+        for s in case.history.kernel
+        if isinstance(s.what, LinkState)
+        and s.what.state == "blocking"
+        and case.begin - SHORTLY <= s.at <= case.begin + SHORTLY // 3
+    }
+    return tuple(
+        Clue(s.n, "kernel", f"the kernel log says its link {s.what.device} went down")
+        for s in case.history.kernel
+        if isinstance(s.what, LinkState)
+        and s.what.state == "disabled"
+        and s.what.device in up
+        and case.at - 2 * SHORTLY <= s.at <= case.at - s.error - 2_000_000
     )
 
 

@@ -85,6 +85,14 @@ class StorageError:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkState:
+    """A port of a bridge changed its state; `device` is a container's end of its network."""
+
+    device: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class Suppressed:
     """The kernel says it left out lines: `count` of them (0: it does not say)."""
 
@@ -100,6 +108,7 @@ KernelFact = (
     | Crash
     | SeccompKill
     | StorageError
+    | LinkState
     | Suppressed
 )
 
@@ -141,6 +150,7 @@ _FS = re.compile(
     re.DOTALL,
 )
 _RO = re.compile(r"(?:EXT4-fs|BTRFS)[^(]*\((?P<dev>[\w/-]+)\): Remounting filesystem read-only\s*")
+_LINK = re.compile(r"[\w.-]+: port \d+\((?P<dev>veth\w+)\) entered (?P<state>\w+) state\s*")
 _SUPPRESSED = re.compile(
     r"(?P<what>[\w./ -]{1,60}): (?P<count>\d+) (?:output lines|callbacks) suppressed.*"
 )
@@ -177,13 +187,15 @@ def parse_kernel(text: str) -> KernelFact | None:
     return _storage(text)
 
 
-def _storage(text: str) -> StorageError | Suppressed | None:
+def _storage(text: str) -> StorageError | LinkState | Suppressed | None:
     if m := _IO.fullmatch(text):
         return StorageError(m["dev"], "io")
     if m := _FS.fullmatch(text):
         return StorageError(m["dev"], "fs-error")
     if m := _RO.fullmatch(text):
         return StorageError(m["dev"], "read-only")
+    if m := _LINK.fullmatch(text):
+        return LinkState(m["dev"], m["state"])
     if m := _SUPPRESSED.fullmatch(text):
         return Suppressed(m["what"], int(m["count"]))
     return None
