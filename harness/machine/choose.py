@@ -10,11 +10,13 @@ import os
 import platform
 from typing import TYPE_CHECKING, Protocol
 
-from harness import lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, host, pen, supply
+from harness.machine import cgroups, colima, host, pen, supply
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness import lease
     from harness.machine import Machine
 
 KINDS = ("colima", "pen", "host", "vm")
@@ -39,6 +41,24 @@ class Wanted(Protocol):
     def cgroup(self) -> int | None: ...
     @property
     def context(self) -> str | None: ...
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def own(self) -> bool: ...
+    @property
+    def profile(self) -> str | None: ...
+    @property
+    def vm_type(self) -> str | None: ...
+    @property
+    def mount_type(self) -> str | None: ...
+    @property
+    def mounts(self) -> Sequence[str]: ...
+    @property
+    def disk_image(self) -> str | None: ...
+    @property
+    def arch(self) -> str | None: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
 
 
 def why_not(kind: str) -> str:
@@ -77,20 +97,13 @@ def _no_host() -> str:
 
 
 def _no_colima() -> str:
-    if process.which("colima") is None:
-        return "colima is not installed"
-    if os.geteuid() == 0:
-        return "colima refuses to run as root (machine.user names the user to run it as)"
-    return _UNSUPPORTED
+    return colima.why_not()
 
 
 def _no_vm() -> str:
     from harness.machine import vm
 
     return vm.why_not()
-
-
-_UNSUPPORTED = "this version has no machine of that kind"
 
 
 def resolve(kind: str) -> str:
@@ -135,6 +148,8 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
     if chosen not in KINDS:
         raise EnvironmentInvalid(f"no machine of kind {chosen}", mend=f"one of {', '.join(KINDS)}")
     reason = why_not(chosen) if chosen != "host" or spec.context is None else ""
+    if chosen == "colima":
+        reason = colima.why_not(spec.user)
     if reason:
         raise EnvironmentInvalid(f"no machine of kind {chosen} here", why=reason, mend=_ways_out())
     sizes = {"cpus": spec.cpus, "memory": spec.memory, "disk": spec.disk, "inodes": spec.inodes}
@@ -143,6 +158,15 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
     if chosen == "pen":
         limits = cgroups.Limits(memory=spec.memory, cpus=spec.cpus)
         supply.refuse(limits, disk=spec.disk, inodes=spec.inodes)
+    if chosen == "colima":
+        colima.refuse(
+            memory=spec.memory,
+            cpus=spec.cpus,
+            disk=spec.disk,
+            inodes=spec.inodes,
+            profile=spec.profile,
+            own=spec.own,
+        )
     if chosen == "vm":
         from harness.machine import vm
 
@@ -158,6 +182,22 @@ def make(spec: Wanted, *, kind: str | None = None, places: lease.Places | None =
     """
     chosen = check(spec, kind=kind)
     options = {"live-restore": True} if spec.live_restore else {}
+    if chosen == "colima":
+        return colima.Colima(
+            memory=spec.memory,
+            cpus=spec.cpus,
+            disk=spec.disk,
+            user=spec.user,
+            profile=spec.profile,
+            own=spec.own,
+            vm_type=spec.vm_type,
+            mount_type=spec.mount_type,
+            mounts=spec.mounts,
+            disk_image=spec.disk_image,
+            arch=spec.arch,
+            flags=spec.flags,
+            places=places,
+        )
     if chosen == "vm":
         from harness.machine import vm
 

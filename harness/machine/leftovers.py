@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from harness import LABEL, clock, lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, contexts
+from harness.machine import cgroups, colima, contexts
 from harness.machine.relay import Relay
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ class _Cleaner:
             aside, _, source = pair.partition("\0")
             if os.path.lexists(aside):
                 self.go(f"{aside}: moved back to {source}", _give_back, aside, source)
+        for home in things.get("colima", []):
+            self.go(f"colima in {home}", colima.remove, home)
         for url in things.get("engine", []):
             self.dead_engines.setdefault(url, []).append(record.name)
         self.go(f"{record.kind} {record.name} ({record.folder})", None)
@@ -163,7 +165,8 @@ class _Cleaner:
             _Orphan(f"cgroup /{name}", f"/{name}", self.empty_cgroup, f"/{name}")
             for name in self.cgroups.named(f"{LABEL}-")
         ]
-        files = sorted(str(path) for path in self.places.disk.glob("*.ext4"))
+        ours = (*self.places.disk.glob("*.ext4"), *self.places.disk.glob("*.qcow2"))
+        files = sorted(str(path) for path in ours)
         found += [_Orphan(f"file {path}", path, os.unlink, path) for path in files]
         for device, backing in _loops():
             path = backing.removesuffix(" (deleted)")

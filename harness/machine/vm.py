@@ -11,19 +11,20 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import LABEL, MachineFacts, ProbeSite, vm_image, vm_qemu
+from harness.machine import guest, vm_image, vm_qemu
 from harness.machine.supply import free_disk, host_memory, make_disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from harness.machine import MachineFacts, ProbeSite
 
 PACKAGES = ("qemu-system-x86", "qemu-utils", "debootstrap", "openssh-client", "e2fsprogs")
 _PROGRAMS = {
@@ -37,7 +38,6 @@ _PROGRAMS = {
 _SMALLEST_MEMORY = 320 << 20
 _SMALLEST_DISK = 64 << 20
 _ALIAS = "deathbench-vm"
-_SOCKET = "/var/run/docker.sock"
 _DEFAULT_MEMORY, _DEFAULT_CPUS, _DEFAULT_DISK = 2 << 30, 2, 10 << 30
 
 _ENGINE_OPTIONS: Mapping[str, Any] = {
@@ -48,12 +48,6 @@ _ENGINE_OPTIONS: Mapping[str, Any] = {
     "ip-masq": False,
     "userland-proxy": False,
 }
-
-_FACTS = (
-    "uname -r; cat /proc/sys/kernel/random/boot_id; grep -c ^processor /proc/cpuinfo; "
-    "sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo; "
-    "stat -f -c '%S %b %c' /var/lib/docker; stat -f -c %T /sys/fs/cgroup"
-)  # fmt: skip
 
 
 class Vm:
@@ -99,7 +93,7 @@ class Vm:
         self._places = places or lease.places()
         self._lease: lease.Lease | None = None
         self._qemu: vm_qemu.Qemu | None = None
-        self._master: process.Child | None = None
+        self._guest: guest.Guest | None = None
 
     # --- up ---------------------------------------------------------------------
 
@@ -128,6 +122,7 @@ class Vm:
 
     @property
     def socket(self) -> Path:
+        """The engine's, forwarded."""
         return self.run / "docker.sock"
 
     @property
@@ -193,9 +188,13 @@ class Vm:
         self.port = self._qemu.start(end)
         self._lease.owns(process=f"{self._qemu.pid}:{lease.start_time(self._qemu.pid)}")
         self._write_ssh_config()
-        self._await("its ssh does not answer", self._greets, end)
-        self._connect(end)
-        self._await("its engine does not answer", lambda: answers(self.socket), end)
+        wait = guest.waiter(end, self._failed, self._dead)
+        wait("its ssh does not answer", self._greets)
+        self._guest = guest.Guest(self.run / "ssh.config", _ALIAS, self.run)
+        self._guest.open(wait)
+
+    def _dead(self) -> str:
+        return "" if self._qemu is not None and self._qemu.alive else "QEMU ended"
 
     def _arguments(self) -> str:
         """The kernel's command line. printk below "warning" stays off the (slow) console."""
@@ -204,7 +203,9 @@ class Vm:
                 "console=ttyS0 loglevel=5 psi=1 net.ifnames=0 random.trust_cpu=on mitigations=off",
                 "apparmor=0 selinux=0 audit=0 swapaccount=1 systemd.show_status=0",
                 # Grace periods are what an emulated machine spends its seconds on.
-                "rcupdate.rcu_expedited=1",
+                "rcupdate.rcu_expedited=1 preempt=none nowatchdog",
+                # Hardening that costs twice where every access is computed.
+                "init_on_alloc=0 nosmap no5lvl kfence.sample_interval=0",
                 # The emulated TSC is the host's time: the kernel need not doubt it.
                 "tsc=reliable",
                 "systemd.unified_cgroup_hierarchy=" + ("1" if self.cgroup == 2 else "0"),
@@ -219,7 +220,7 @@ class Vm:
             f"  User root\n  IdentityFile {self.run}/key\n  IdentitiesOnly yes\n  BatchMode yes\n"
             f"  UserKnownHostsFile {self.run}/known_hosts\n  StrictHostKeyChecking yes\n"
             "  GSSAPIAuthentication no\n  PreferredAuthentications publickey\n  Compression no\n"
-            f"  ControlPath {self.run}/ssh.sock\n  ControlMaster no\n  LogLevel ERROR\n"
+            "  LogLevel ERROR\n"
         )
 
     def _greets(self) -> bool:
@@ -231,34 +232,6 @@ class Vm:
                 return s.recv(4) == b"SSH-"
             except OSError:
                 return False
-
-    def _connect(self, end: int) -> None:
-        """The shared connection: commands, and the engine's socket."""
-        with (self.run / "ssh.log").open("ab") as log:
-            self._master = process.spawn(
-                (
-                    *self.ssh, "-N", "-M", "-o", "ControlPersist=no",
-                    "-o", "ExitOnForwardFailure=yes", "-o", "StreamLocalBindUnlink=yes",
-                    "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8",
-                    "-L", f"{self.socket}:{_SOCKET}", _ALIAS,
-                ),
-                stdin=None, stdout=None, stderr=log,
-            )  # fmt: skip
-
-        def there() -> bool:
-            if self._master is not None and not self._master.alive:
-                raise self._failed("its ssh turned us away")
-            return self.socket.exists() and (self.run / "ssh.sock").exists()
-
-        self._await("no ssh connection", there, end)
-
-    def _await(self, what: str, ready: Any, end: int) -> None:
-        while not ready():
-            if self._qemu is None or not self._qemu.alive:
-                raise self._failed("QEMU ended")
-            if clock.now() > end:
-                raise self._failed(f"{what} within {self.start_deadline:g} s")
-            clock.RealClock().sleep(0.1)
 
     def _failed(self, what: str) -> EnvironmentInvalid:
         return EnvironmentInvalid(
@@ -295,17 +268,18 @@ class Vm:
         self.port = 0
 
     def _hang_up(self) -> None:
-        if self._master is not None:
-            self._master.popen.terminate()
-            self._master.stop(grace=2)
-            self._master = None
+        if self._guest is not None:
+            self._guest.close()
+            self._guest = None
 
     def keep(self) -> None:
         """Leave it running when this process ends; `clean` removes it."""
         pipe = self._qemu.pipe if self._qemu is not None else None
         if self._lease is not None and pipe is not None:
             self._lease.keep(pipe)
-            self._lease = self._qemu = self._master = None
+            if self._guest is not None:
+                self._guest.release()
+            self._lease = self._qemu = self._guest = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -321,119 +295,37 @@ class Vm:
         return f"unix://{self.socket}"
 
     @property
-    def ssh(self) -> tuple[str, ...]:
-        """argv prefix of every connection to it; the alias and a command follow."""
-        return ("ssh", "-F", str(self.run / "ssh.config"))
+    def inside(self) -> guest.Guest:
+        """Raises EnvironmentInvalid where there is none to speak to."""
+        if self._guest is None:
+            raise EnvironmentInvalid(f"the VM {self.name} does not run", why=self.last_words())
+        return self._guest
 
     @property
     def pids(self) -> dict[str, int]:
         """Of the daemons, in the guest's numbers."""
-        return {n: pid for n in ("dockerd", "containerd") if (pid := self._main_pid(n))}
+        names = ("dockerd", "containerd")
+        return {name: pid for name in names if (pid := self.inside.main_pid(name))}
 
     def facts(self) -> MachineFacts:
-        said = self.root(("sh", "-c", _FACTS), deadline=60).text.split()
-        if len(said) != 8:
-            raise EnvironmentInvalid(
-                f"the VM {self.name} does not say what it is", why=self.last_words()
-            )
-        kernel, boot, cpus, memory, block, blocks, inodes, cgroup = said
-        from harness import engine
-
-        client = engine.connect(self.docker_host)
-        try:
-            about = client.about().need("docker version")
-        finally:
-            client.close()
-        parts = {c.get("Name", "?"): c.get("Version", "?") for c in about.get("Components", ())}
-        parts["accelerator"] = self.accel or "?"
-        return MachineFacts(
-            kind=self.kind,
-            kernel=kernel,
-            engine=str(about.get("Version", "?")),
-            api=str(about.get("ApiVersion", "?")),
-            cgroup=2 if cgroup == "cgroup2fs" else 1,
-            boot_id=boot,
-            effective={
-                "memory": int(memory) * 1024, "cpus": int(cpus), "disk": int(block) * int(blocks),
-                "inodes": int(inodes),
-            },
-            versions=parts,
-        )  # fmt: skip
+        return self.inside.facts(self.kind, accelerator=self.accel or "?")
 
     def probe_site(self) -> ProbeSite:
-        return ProbeSite(
-            python=(
-                *self.ssh, "-T", "-o", "ControlPath=none", "-o", "ServerAliveInterval=5",
-                "-o", "ServerAliveCountMax=24", _ALIAS, "exec", "python3",
-            ),
-            config={
-                "docker_socket": _SOCKET,
-                "cgroup": "/",
-                "logs": {},
-                "journal": True,
-                "pidfiles": {"dockerd": "/var/run/docker.pid"},
-                "roots": ["/var/lib/docker", "/"],
-                "label": f"{LABEL}-{self.name}",
-                "quote": True,
-            },
-            patience=90.0,
-        )  # fmt: skip
+        return self.inside.site(self.name, patience=90.0)
 
     def root(
         self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0
     ) -> process.Result:
         """Run as root in the guest; its exit code, or 255 where the guest is not reached."""
-        line = " ".join(shlex.quote(a) for a in argv)
-        return process.run((*self.ssh, "-T", _ALIAS, line), stdin=stdin, deadline=deadline)
+        if self._guest is None:
+            return process.Result(tuple(argv), 255, b"", b"the VM does not run", 0.0)
+        return self._guest.root(argv, stdin=stdin, deadline=deadline)
 
-    # --- daemons ------------------------------------------------------------------
-
-    def daemon(self, name: str, action: str, *, deadline: float = 60.0) -> int | None:
-        """Do something to a daemon; its pid in the guest afterwards, None when it is gone.
-
-        name: dockerd | containerd | shim:<container id>.
-        action: stop | kill | hang | resume | start | restart | reload. A killed dockerd or
-        containerd is started again by systemd (Restart=always), as on any server.
-
-        Raises:
-            EnvironmentInvalid: there is no such daemon, or systemd says no.
-        """
-        if name.startswith("shim:"):
-            return self._to_shim(name.partition(":")[2], action, deadline)
-        unit = {"dockerd": "docker"}.get(name, name)
-        orders = {
-            "kill": f"systemctl kill -s KILL --kill-who=main {unit}",
-            "hang": f"systemctl kill -s STOP --kill-who=main {unit}",
-            "resume": f"systemctl kill -s CONT --kill-who=main {unit}",
-            "reload": f"systemctl kill -s HUP --kill-who=main {unit}",
-            # The socket unit would start it again at the next request.
-            "stop": f"systemctl stop {'docker.socket ' if name == 'dockerd' else ''}{unit}",
-            "start": f"systemctl start {unit}",
-            "restart": f"systemctl restart {unit}",
-        }
-        done = self.root(("sh", "-c", orders[action]), deadline=deadline)
-        if not done.ok:
-            raise EnvironmentInvalid(f"{name} can not be told to {action}", why=done.why())
-        if action in ("start", "restart") and name == "dockerd":
-            end = clock.now() + int(deadline * clock.NS)
-            self._await("its engine does not answer", lambda: answers(self.socket), end)
-        return None if action in ("stop", "kill") else self._main_pid(name)
-
-    def _main_pid(self, name: str) -> int | None:
-        unit = {"dockerd": "docker"}.get(name, name)
-        said = self.root(("systemctl", "show", "-P", "MainPID", unit)).text.strip()
-        return int(said) if said.isdigit() and said != "0" else None
-
-    def _to_shim(self, container: str, action: str, deadline: float) -> int | None:
-        found = self.root(("pgrep", "-f", f"containerd-shim.* -id {container}")).text.split()
-        signals = {"kill": "KILL", "stop": "TERM", "hang": "STOP", "resume": "CONT"}
-        if not found or action not in signals:
-            why = "there is none" if not found else "containerd does that with its container"
-            raise EnvironmentInvalid(f"the shim of {container[:12]}: no {action}", why=why)
-        done = self.root(("kill", f"-{signals[action]}", found[0]), deadline=deadline)
-        if not done.ok:
-            raise EnvironmentInvalid(f"the shim of {container[:12]}: {done.why()}")
-        return None if action in ("kill", "stop") else int(found[0])
+    def daemon(self, name: str, action: str, *, deadline: float = 90.0) -> int | None:
+        """As `guest.Guest.daemon` says."""
+        end = clock.now() + int(deadline * clock.NS)
+        wait = guest.waiter(end, self._failed, self._dead)
+        return self.inside.daemon(name, action, deadline=deadline, wait=wait)
 
     # --- what only a VM can suffer ------------------------------------------------
 
@@ -446,10 +338,7 @@ class Vm:
 
     def clock_step(self, seconds: float) -> None:
         """Set the guest's wall clock so much forward (or back), at once."""
-        step = f"import time; time.clock_settime(time.CLOCK_REALTIME, time.time() + {seconds!r})"
-        done = self.root(("python3", "-c", step))
-        if not done.ok:
-            raise EnvironmentInvalid("the guest's clock can not be set", why=done.why())
+        self.inside.clock_step(seconds)
 
     def power_cut(self) -> None:
         """QEMU is gone between two instructions; the disks stay as they were flushed."""
@@ -471,18 +360,6 @@ class Vm:
         if self._qemu is None or not self._qemu.alive:
             raise EnvironmentInvalid(f"the VM {self.name} does not run", why=self.last_words())
         return self._qemu
-
-
-def answers(path: Path) -> bool:
-    """Does an engine answer a ping there? Without the SDK: a start must not wait for its import."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
-        s.settimeout(10)
-        try:
-            s.connect(str(path))
-            s.sendall(b"GET /_ping HTTP/1.0\r\nHost: vm\r\n\r\n")
-            return b" 200 " in s.recv(64)
-        except OSError:
-            return False
 
 
 def missing() -> dict[str, str]:

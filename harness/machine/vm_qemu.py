@@ -89,7 +89,7 @@ def command(hardware: Hardware, folder: Path, accel: str) -> tuple[str, ...]:
     return (
         process.which(PROGRAM) or PROGRAM, "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", "pc",
-        "-accel", "tcg,thread=multi,tb-size=256" if accel == "tcg" else accel,
+        "-accel", "tcg,thread=multi,tb-size=512" if accel == "tcg" else accel,
         "-cpu", "max" if accel == "tcg" else "host",
         "-smp", str(hardware.cpus), "-m", f"{hardware.memory >> 20}M",
         "-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd),
