@@ -37,6 +37,7 @@ class Loop:
         self.order = itertools.count()
         self.failures: Dict[str, int] = {}
         self.running = True
+        self.slow = 1
         self.turned = boot()
         self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -77,7 +78,7 @@ class Loop:
         )
 
     def every(self, seconds: float, callback: Callable[..., Any], source: str) -> None:
-        """Regularly; a turn that comes late is not made up for."""
+        """Regularly (`slow` times less often); a turn that comes late is not made up for."""
         step = int(seconds * 1e9)
         heapq.heappush(self.timers, (boot() + step, next(self.order), callback, source, step))
 
@@ -163,7 +164,7 @@ class Loop:
                 due, _, callback, source, step = heapq.heappop(self.timers)
                 self._call(callback, (), source)
                 if step:
-                    due = max(due + step, boot())
+                    due = max(due + step * self.slow, boot())
                     heapq.heappush(self.timers, (due, next(self.order), callback, source, step))
             self.out.flush()
 

@@ -15,6 +15,7 @@ import resource
 import select
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from . import linux, tracefs
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "deathbench-prob"
 IDS = frozenset("0123456789abcdef")
+DEAR, GREEDY = 0.1, 0.4
+"""Shares of one processor over a second: we slow down; we give up being first in line."""
+SLOWEST = 16
 WHOLE = 2_000_000_000
 """Nanoseconds a barrier may take to empty a source."""
 BATCH = 0.05
@@ -67,6 +71,7 @@ class Probe:
         self.input = b""
         self.everything = self.base != "/"
         self.proc = Bucket(200, 1000)
+        self.used, self.spared, self.first = time.process_time(), boot(), True
         self.tracing: Optional[str] = None
         self.build()
 
@@ -123,6 +128,7 @@ class Probe:
         self.clocks.read()
         self.loop.every(1.0, self.clocks.read, "clock")
         self.docker.start()
+        self.loop.every(1.0, self.spare, "probe")
         self.loop.add(0, select.EPOLLIN, self.commands, "commands")
 
     def start_watching(self) -> None:
@@ -169,6 +175,24 @@ class Probe:
         self.lineage.drain()
         self.connector.drain()
         self.logs.read()
+
+    def spare(self) -> None:
+        """Look less often where looking is dear: one slow processor is the experiment's, not ours."""
+        now, used = boot(), time.process_time()
+        share = (used - self.used) / max(1e-9, (now - self.spared) / 1e9)
+        self.used, self.spared = used, now
+        slow = self.loop.slow
+        if share > DEAR and slow < SLOWEST:
+            slow *= 2
+        elif share < DEAR / 4 and slow > 1:
+            slow //= 2
+        if share > GREEDY and self.first:
+            self.first = False
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        if slow != self.loop.slow:
+            self.loop.slow = slow
+            why = "%d %% of a processor: looks %d times less often" % (share * 100, slow)
+            self.out.source("probe", "partial" if slow > 1 else "active", why if slow > 1 else "")
 
     def boot_id(self) -> str:
         return (linux.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
@@ -386,7 +410,11 @@ def _first_in_line() -> None:
     """Real time, least of its kind: woken at once, and the children are as everybody.
 
     A nice value counts only inside one control group, which is not where the containers are.
+    With one processor it must do: what we take there, we take from the experiment.
     """
+    if (os.cpu_count() or 1) < 2:
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+        return
     try:
         policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(1))

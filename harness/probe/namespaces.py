@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .watch import Main, Watch, Watched
 
 SETTLE = 0.02
+REST = 20  # times as long as a look took, at least, until the next
 NETWORK_EVERY = 0.5
 
 
@@ -92,23 +93,24 @@ class Namespaces:
             space.net = False
         self.changed(watched)
 
-    def changed(self, watched: Watched) -> None:
+    def changed(self, watched: Watched, least: float = 0.0) -> None:
         """Not at once: a remount is several steps."""
         space = self.spaces.get(watched.id)
         if space is not None and not space.due:
             space.due = True
-            self.loop.after(SETTLE, lambda: self.settle(watched), "mounts")
+            self.loop.after(max(SETTLE, least), lambda: self.settle(watched), "mounts")
 
     def settle(self, watched: Watched) -> None:
         space = self.spaces.get(watched.id)
         if space is None or watched.main is None:
             return
         space.due = False
+        began = boot()
         seen = linux.stat(watched.main.pid)
         early = seen is not None and seen["name"].startswith("runc:[")
         if early:
             self.read(watched, space, say=False)
-            self.changed(watched)
+            self.changed(watched, (boot() - began) / 1e9 * REST)
         else:
             self.read(watched, space, say=True)
 

@@ -177,7 +177,12 @@ def _make(root: str, name: str, pids: List[int]) -> Tuple[tracefs.Instance, List
     instance = tracefs.Instance(root, name, 2048)
     try:
         instance.write("options/event-fork", "1")
-        instance.write("set_event_pid", " ".join(threads(pids)) + "\n")
+        first = threads(pids)
+        instance.write("set_event_pid", " ".join(first) + "\n")
+        # Those that were born between the look and the naming; from now on births are followed.
+        late = sorted(set(threads(pids)) - set(first))
+        if late:
+            instance.write("set_event_pid", " ".join(late) + "\n", more=True)
         on = [e.partition("/")[2] for e in EVENTS if instance.enable(e, FILTERS.get(e))]
     except OSError:
         instance.remove()

@@ -122,8 +122,10 @@ class Instance:
             self.remove()
             raise
 
-    def write(self, file: str, text: str) -> None:
-        fd = os.open(self.path + "/" + file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    def write(self, file: str, text: str, *, more: bool = False) -> None:
+        """Replace what stands there, or add to it."""
+        how = os.O_APPEND if more else os.O_TRUNC
+        fd = os.open(self.path + "/" + file, os.O_WRONLY | how | os.O_CLOEXEC)
         try:
             os.write(fd, text.encode())
         finally:

@@ -30,6 +30,8 @@ FIND_EVERY = 0.002
 FIND_SLOWLY = 0.05
 FIND_FOR = 5_000_000_000
 """How long after the last cgroup move the search is quick."""
+REST = 9
+"""How many times as long as a look took is waited before the next."""
 RING = 200
 """How many records of a container's own processes are kept for its death."""
 
@@ -154,6 +156,7 @@ class Watch:
         self._try(watched)
 
     def _try(self, watched: Watched) -> None:
+        began = boot()
         if self.all.get(watched.id) is not watched or self._find(watched):
             watched.searching = False
             return
@@ -161,6 +164,8 @@ class Watch:
             watched.searching = False
             return
         wait = FIND_EVERY if boot() < watched.search_until else FIND_SLOWLY
+        # On a slow machine our looking must not keep runc from getting anywhere.
+        wait = max(wait, (boot() - began) / 1e9 * REST)
         self.loop.after(wait, lambda: self._try(watched), "main")
 
     def _find(self, watched: Watched) -> bool:
