@@ -13,7 +13,7 @@ from . import linux
 from .linux import boot
 
 if TYPE_CHECKING:
-    from typing import Dict, Iterable
+    from typing import Dict, Iterable, Tuple
 
     from .loop import Loop
     from .out import Out
@@ -42,6 +42,8 @@ class Machine:
         self.loop, self.out = loop, out
         self.roots = list(roots)
         self.disks: Dict[str, Dict[str, int]] = {}
+        self.disks_at = 0
+        self.wanted = False
         self.asking = False
         self.psi = os.path.exists("/proc/pressure/memory")
 
@@ -54,14 +56,15 @@ class Machine:
         else:
             self.out.source("pressure", "active")
         self.out.source("machine", "active")
-        self.disks = self.ask_disks()
+        self.disks_at, self.disks = self.ask_disks()
         self.say()
         # Five times slower than cgroups: the machine's memory is also its own cgroup's.
         self.loop.every(max(0.2, 5.0 / hz), self.say, "machine")
-        self.loop.every(1.0, self.refresh_disks, "machine")
+        self.loop.every(max(0.2, 2.0 / hz), self.refresh_disks, "machine")
 
-    def ask_disks(self) -> Dict[str, Dict[str, int]]:
-        """statvfs of every root and /."""
+    def ask_disks(self) -> Tuple[int, Dict[str, Dict[str, int]]]:
+        """statvfs of every root and /, and when it was asked."""
+        asked = boot()
         found = {}
         for place in ["/", *self.roots]:
             try:
@@ -74,18 +77,26 @@ class Machine:
                 "inodes": seen.f_files,
                 "inodes_free": seen.f_favail,
             }
-        return found
+        return asked, found
 
-    def refresh_disks(self) -> None:
+    def refresh_disks(self, then_say: bool = False) -> None:
+        self.wanted = self.wanted or then_say
         if self.asking:
-            return  # it hangs: the last answer stays, and shows its age by not changing
+            return  # it hangs: the last answer stays, with its age
         self.asking = True
 
-        def done(found: Dict[str, Dict[str, int]]) -> None:
+        def done(found: Tuple[int, Dict[str, Dict[str, int]]]) -> None:
             self.asking = False
-            self.disks = found
+            self.disks_at, self.disks = found
+            if self.wanted:
+                self.wanted = False
+                self.say()
 
         self.loop.aside(self.ask_disks, done, "machine")
+
+    def afresh(self) -> None:
+        """A sample whose disks were asked after this call: what a death is judged by."""
+        self.refresh_disks(then_say=True)
 
     def say(self) -> None:
         memory = {}
@@ -112,5 +123,6 @@ class Machine:
             load=[float(x) for x in load[:3]],
             processes=processes,
             disks=self.disks,
+            disks_at=self.disks_at,
             pressure=pressure,
         )

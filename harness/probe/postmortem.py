@@ -84,6 +84,7 @@ class PostMortem:
     def second(self) -> None:
         """A moment later: what its own processes did last, the kernel's words, the machine."""
         pending, self.pending = self.pending, []
+        self.machine.afresh()
         self.lineage.drain()
         self.connector.drain()
         self.kernel.drain()
