@@ -1,4 +1,4 @@
-"""One experiment after another on fakes: the shapes that runner tests share."""
+"""Trials on a fake machine or on a real pen: the shapes that runner tests share."""
 
 from __future__ import annotations
 
@@ -125,3 +125,55 @@ def _listen(run):
             run.clock.after(after, do) if after else do()
 
     run.trial.measured.enter = entered
+
+
+# --- a real pen ---------------------------------------------------------------------------
+
+
+@dataclass
+class Real:
+    """A started pen with its engine and its probe: trial after trial on it."""
+
+    machine: object
+    engine: object
+    link: object
+    held: list
+
+    def trial(self, made, **options):
+        """Run one; a Run without a fake world's parts."""
+        written = Written()
+        trial = Trial(
+            trial_spec(made), machine=self.machine, engine=self.engine, link=self.link,
+            writer=written, **options,
+        )  # fmt: skip
+        self.held[:] = [trial]
+        run = Run(trial.clock, self.machine, self.engine, self.link, trial, written)
+        run.record = trial.run()
+        self.held[:] = []
+        return run
+
+    def left(self):
+        """Containers, networks and volumes that are still there."""
+        rows = self.engine.ps().need("ps")
+        networks = self.engine.networks(filters={"label": ["deathbench"]}).need("networks")
+        volumes = self.engine.ask(lambda s: s.volumes()["Volumes"] or []).need("volumes")
+        return [*rows, *networks, *volumes]
+
+
+@contextmanager
+def pen_world(**sizes):
+    """A pen of these sizes, up, with its probe."""
+    from harness import engine
+    from harness.machine.pen import Pen
+    from harness.runner.link import ProbeLink
+
+    held = []
+    with Pen(**sizes) as pen:
+        connected = engine.connect(pen.docker_host)
+        link = ProbeLink(pen.probe_site(), on_event=lambda x: [t.take(x) for t in held])
+        try:
+            link.start()
+            yield Real(pen, connected, link, held)
+        finally:
+            link.stop()
+            connected.close()

@@ -202,7 +202,7 @@ class Engine(real.Engine):
     ) -> Answer[None]:
         def work() -> None:
             box = self._docker.find(container)
-            if not box.running:
+            if not box.running and box.status != "restarting":
                 return  # 304
             self._down(box, grace)
             self._docker.tell("stop", box)
