@@ -15,7 +15,7 @@ from harness.attribution.table import Clue, Clues
 from harness.history.clock import ENGINE, KERNEL
 from harness.parse import container_of
 from harness.parse.cgroup import parse_limit, parse_number, parse_pressure
-from harness.parse.kernel import Crash, ForkRejected, LinkState, SeccompKill, StorageError
+from harness.parse.kernel import Crash, ForkRejected, SeccompKill, StorageError
 from harness.parse.mountinfo import parse_mount
 from harness.parse.trace import DELIVERED, SI_KERNEL
 
@@ -512,41 +512,17 @@ def lost_interface(case: Case) -> Clues:
         and case.at - 2 * SHORTLY <= s.at <= case.at
         and any(not n.startswith("route ") and n not in s.what.added for n in s.what.removed)
     )
-    # Every death is followed by a disconnect; one that comes before is somebody's.
-    return (
-        gone
-        + _lost_link(case)
-        + tuple(
-            Clue(s.n, "docker", "somebody disconnected it from a network")
-            for s in case.history.engine
-            if s.what.type == "network"
-            and s.what.action == "disconnect"
-            and s.what.attributes.get("container") == case.container
-            and case.at - 2 * SHORTLY <= s.at <= case.at - 2 * ENGINE
-            and case.own_call(s.at) is None
-        )
-    )
-
-
-def _lost_link(case: Case) -> Clues:
-    """Its end of the bridge was switched off before its own end, as the kernel log says.
-
-    Which device is its own: one that came up while it was being started.
-    """
-    up = {
-        s.what.device
-        for s in case.history.kernel
-        if isinstance(s.what, LinkState)
-        and s.what.state == "blocking"
-        and case.begin - SHORTLY <= s.at <= case.begin + SHORTLY // 3
-    }
-    return tuple(
-        Clue(s.n, "kernel", f"the kernel log says its link {s.what.device} went down")
-        for s in case.history.kernel
-        if isinstance(s.what, LinkState)
-        and s.what.state == "disabled"
-        and s.what.device in up
-        and case.at - 2 * SHORTLY <= s.at <= case.at - s.error - 2_000_000
+    # Every death is followed by a disconnect; one that comes before is somebody's. The kernel
+    # log's words about links are no help: they name a veth, not whose it was, and other
+    # engines on the same kernel have veths too.
+    return gone + tuple(
+        Clue(s.n, "docker", "somebody disconnected it from a network")
+        for s in case.history.engine
+        if s.what.type == "network"
+        and s.what.action == "disconnect"
+        and s.what.attributes.get("container") == case.container
+        and case.at - 2 * SHORTLY <= s.at <= case.at - 2 * ENGINE
+        and case.own_call(s.at) is None
     )
 
 
