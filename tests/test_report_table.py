@@ -254,3 +254,16 @@ def test_live_progress_restores_the_terminal():
     progress.end()
     progress.end()
     assert "died: vm-oom" in out.getvalue()
+
+
+def test_the_time_left_counts_down_between_two_trials():
+    """It never climbs while a trial runs, and never falls below what the others need."""
+    now = [0.0]
+    with Progress(lambda: now[0], stream=io.StringIO()) as progress:
+        progress.begin(4)
+        now[0] = 10.0
+        progress.trial_done(record("a", 1), verdict("a", 1, "survived"))
+        shown = []
+        for now[0] in (10.0, 15.0, 20.0, 60.0):
+            shown.append(next(p for p in progress.line().split(" · ") if p.endswith("left")))
+    assert shown == ["~30s left", "~25s left", "~20s left", "~20s left"]

@@ -52,6 +52,7 @@ class Progress:
         self._total = 0
         self._done = 0
         self._first = 0
+        self._finished = 0.0
         self._outcomes: Counter[str] = Counter()
         self._causes: Counter[str] = Counter()
         self._running: list[str] = []
@@ -87,6 +88,7 @@ class Progress:
         if trial in self._running:
             self._running.remove(trial)
         self._done += 1
+        self._finished = self._now() - self._began
         if total is not None:
             self._total = total
         outcome = None if verdict is None else str(verdict["outcome"])
@@ -122,12 +124,18 @@ class Progress:
     # --- what it says --------------------------------------------------------------
 
     def line(self) -> str:
-        """Elapsed, trials, deaths, rate with its interval, causes so far, time left."""
+        """Elapsed, trials, time left, deaths, rate with its interval, causes so far.
+
+        What matters most stands first: a narrow terminal cuts the end off.
+        """
         elapsed = self._now() - self._began
         deaths = self._outcomes[Outcome.DIED.value]
         failed = self._outcomes[Outcome.EXEC_FAILED.value]
         observed = deaths + failed + self._outcomes[Outcome.SURVIVED.value]
         parts = [words.duration(elapsed), f"{self._done}/{self._total} trials"]
+        left = self._left(elapsed)
+        if left is not None:
+            parts.append(f"~{words.duration(left)} left")
         shown = words.count(deaths, "death")
         if observed:
             # Looked at after every trial: only a confidence sequence stays true.
@@ -144,9 +152,6 @@ class Progress:
         causes = [f"{h.short} {self._causes[h.value]}" for h in Hypothesis if self._causes[h.value]]
         if causes:
             parts.append(" ".join(causes))
-        left = self._left(elapsed)
-        if left is not None:
-            parts.append(f"~{words.duration(left)} left")
         return " · ".join(parts)
 
     def _left(self, elapsed: float) -> float | None:
@@ -154,7 +159,10 @@ class Progress:
         ran = self._done - self._first
         if not ran or self._done >= self._total:
             return None
-        return elapsed / ran * (self._total - self._done)
+        each = self._finished / ran
+        # Between two trials it counts down, by the one that is running at most: elapsed time
+        # over trials would have it climb until the next one is done.
+        return each * (self._total - self._done) - min(elapsed - self._finished, each)
 
     def _rendered(self) -> Any:
         from rich.text import Text
