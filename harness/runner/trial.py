@@ -22,7 +22,7 @@ from harness.runner import making, phases
 from harness.runner.observed import Observed
 from harness.runner.pretask import BEFORE, LABEL, PreTask
 from harness.runner.record import Files, Measured
-from harness.runner.stage import Stage, StepFailed
+from harness.runner.stage import Stage, StepFailed, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,6 +220,14 @@ class Trial:
             self.happened(Happened.DIED)
         if self.observed.died and self.observed.noticed:
             self.noticed.put(True)
+        if isinstance(event, e.DockerEvent) and event.action == "die" and self.observed.died:
+            self._ask_at_death(event.id)
+
+    def _ask_at_death(self, container: str) -> None:
+        """A container that is being removed says so from its end until it is gone, some 20 ms:
+        only a status asked for now can tell `rm -f` from a `kill`."""
+        if container in self.observed.subjects:
+            self.spawn("status", lambda: status(self.stage, "at death", container))
 
     def asked(self, at: int) -> None:
         """The pre-task was asked for: tell what the observer knew then, unless the engine was asked."""
