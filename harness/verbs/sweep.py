@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import platform
@@ -118,8 +119,7 @@ def execute(
         attribution=known(),
         decisions=[d.document() for d in plan_of_trials.decisions],
     )
-    code = table.show(table.of(campaign), json=json)
-    return _conclude(campaign, ending, code)
+    return _conclude(campaign, ending, json=json)
 
 
 def _schedule(
@@ -174,23 +174,33 @@ def _machines(specs: Sequence[TrialSpec]) -> list[Any]:
     return found
 
 
-def _conclude(campaign: Campaign, ending: Ending, code: int) -> int:
-    """Say how it ended; an end that is not the plan's own has its own exit code."""
+def _conclude(campaign: Campaign, ending: Ending, *, json: bool) -> int:
+    """The table, and how it came to an end that is not the plan's own, with its exit code."""
     again = f"./inv sweep --resume {campaign.name}"
-    match ending.how:
-        case Ended.INTERRUPTED:
-            print(f"interrupted ({ending.why}); go on with: {again}", file=sys.stderr)
-            return int(ExitCode.INTERRUPTED)
-        case Ended.ENVIRONMENT:
-            print(f"stopped: {ending.why}\ngo on with: {again}", file=sys.stderr)
-            return int(ExitCode.ENVIRONMENT)
-        case Ended.BUDGET:
-            print(f"stopped: {ending.why}; go on with: {again}", file=sys.stderr)
-            for line in ending.kept:
-                print(f"    {line}", file=sys.stderr)
-            return code
-        case Ended.COMPLETE:
-            return code
+    found = table.of(campaign)
+    cut = {Ended.INTERRUPTED: ExitCode.INTERRUPTED, Ended.ENVIRONMENT: ExitCode.ENVIRONMENT}
+    code = cut.get(ending.how, found.exit)
+    if ending.how in cut:
+        what = "interrupted" if ending.how is Ended.INTERRUPTED else "stopped"
+        error = {"what": what, "where": campaign.name, "why": ending.why, "mend": again}
+        found = dataclasses.replace(
+            found, extra={**found.extra, "exit": int(code), "error": error}
+        )
+    try:
+        table.show(found, json=json)
+    finally:  # whatever becomes of the table: the line that goes on is said
+        match ending.how:
+            case Ended.INTERRUPTED:
+                print(f"interrupted ({ending.why}); go on with: {again}", file=sys.stderr)
+            case Ended.ENVIRONMENT:
+                print(f"stopped: {ending.why}\ngo on with: {again}", file=sys.stderr)
+            case Ended.BUDGET:
+                print(f"stopped: {ending.why}; go on with: {again}", file=sys.stderr)
+                for line in ending.kept:
+                    print(f"    {line}", file=sys.stderr)
+            case Ended.COMPLETE:
+                pass
+    return int(code)
 
 
 # --- arguments -------------------------------------------------------------------------
@@ -220,6 +230,17 @@ def find(path: str, noun: str) -> Path:
     for candidate in (Path(path), root / path):
         if candidate.is_file():
             return candidate
+    there = {p.stem: p for p in folder.glob("*.y*ml")}
+    close = difflib.get_close_matches(Path(path).stem, there, n=1)
+    if close and not Path(path).exists():
+        near = there[close[0]]
+        problem = Problem(
+            "command line",
+            path,
+            f"no such {noun} file in {Path.cwd()}, nor in the project",
+            f"did you mean {folder.name}/{near.name}?",
+        )
+        raise BadInput([problem], about="the command line")
     return Path(path)  # the loader says what is wrong with it
 
 
