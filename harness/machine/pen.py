@@ -400,7 +400,7 @@ class Pen:
             EnvironmentInvalid: there is no such daemon, or it did not come back.
         """
         end = clock.now() + int(deadline * clock.NS)
-        there = not name.startswith("shim:") and name in self.pids
+        there = not name.startswith("shim:") and look.runs(self.pids.get(name, 0))
         if action == "start" and there:
             return self._pids[name]
         if action == "restart" and not there:
@@ -410,6 +410,8 @@ class Pen:
             os.kill(pid, signal.SIGKILL if action == "kill" else signal.SIGTERM)
             if not clock.wait_until(lambda: not look.runs(pid), deadline=deadline, every=0.002):
                 raise EnvironmentInvalid(f"{name} (pid {pid}) is still there {deadline:g} s later")
+            if self._pids.get(name) == pid:
+                del self._pids[name]  # the init's own word of it may still be on its way
             if action != "restart":
                 return None
         if action in ("start", "restart"):

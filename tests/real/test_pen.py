@@ -85,8 +85,9 @@ def test_a_pen_is_up_in_a_second_and_gone_without_a_trace():
         assert one.facts().effective["memory"] == memory
         one.stop()
         assert traces(name) == {}
-    # The best of three: what else this host is doing is not the pen's.
-    assert min(times) < 1.5, times
+    # The best of three, and its share of a host on which others work too.
+    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert min(times) < 1.0 * crowd, (times, crowd)
 
 
 def test_it_really_has_what_was_asked_for(pen):
