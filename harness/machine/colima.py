@@ -206,19 +206,21 @@ class Colima:
     def _make_home(self) -> Path | None:
         if not self.ours:
             return existing_home(self.user)
-        base = Path(_passwd(self.user).pw_dir) / ".deathbench"
-        home = base / self.name
-        if len(str(home)) > _LONGEST_HOME:
-            home = Path("/tmp") / self.name  # noqa: S108 - made by mkdir, which refuses another's
         assert self._lease is not None
-        self._lease.owns(colima=f"{self.user or ''}:{home}")
-        made = call(
-            ("sh", "-c", 'mkdir -p "$1" && mkdir -m 700 "$2"', "sh", str(home.parent), str(home)),
-            home=None, user=self.user, deadline=CALL_DEADLINE,
-        )  # fmt: skip
-        if not made.ok:
-            raise EnvironmentInvalid("no home for colima", where=str(home), why=made.why())
-        return home
+        beside = Path(_passwd(self.user).pw_dir) / ".deathbench" / self.name
+        # mkdir without -p refuses what somebody else put there.
+        makes = 'mkdir -p "$1" && mkdir -m 700 "$2"'
+        why = ""
+        for home in (beside, Path("/tmp") / self.name):  # noqa: S108
+            if len(str(home)) > _LONGEST_HOME:
+                continue
+            self._lease.owns(colima=f"{self.user or ''}:{home}")
+            argv = ("sh", "-c", makes, "sh", str(home.parent), str(home))
+            made = call(argv, home=None, user=self.user, deadline=CALL_DEADLINE)
+            if made.ok:
+                return home
+            why = made.why()
+        raise EnvironmentInvalid("no home for colima", where=str(beside), why=why)
 
     def _must(self, argv: tuple[str, ...], deadline: float) -> process.Result:
         done = self._call(*argv, deadline=deadline)
