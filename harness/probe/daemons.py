@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NAMES = {"dockerd": "dockerd", "containerd": "containerd"}
 SHIM = "containerd-shim"
 _ID = re.compile(r"\0-id\0([0-9a-f]{64})\0")
+_ELSEWHERE = re.compile(r"^/deathbench-|[0-9a-f]{64}")
 LOOK_EVERY = 1.0
 FORGET = 10
 """Looks after which every process is asked for its name again; an exec is told by lineage."""
@@ -64,10 +65,14 @@ class Daemons:
         return pid in self.known
 
     def ours(self, pid: int) -> bool:
-        """Is this process of our machine?"""
-        if self.base == "/":
-            return True
+        """Is this process of our machine?
+
+        On a whole kernel an engine inside a container, or in a pen beside it, is somebody
+        else's: its end is not the end of this one.
+        """
         paths = linux.cgroup_paths(pid) or {}
+        if self.base == "/":
+            return not any(_ELSEWHERE.search(path) for path in paths.values())
         base = self.base.rstrip("/")
         return any(path == base or path.startswith(base + "/") for path in paths.values())
 

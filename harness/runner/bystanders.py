@@ -7,7 +7,7 @@ so that starting and stopping them is no part of any trial.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from harness import images
 from harness.model.container import ImageSpec
@@ -37,7 +37,7 @@ class Bystanders:
         self._busy = wanted.busy
         self._first = wanted
 
-    def __enter__(self) -> Bystanders:
+    def __enter__(self) -> Self:
         self.want(self._first)
         return self
 
@@ -70,7 +70,7 @@ class Bystanders:
         body = {
             "Image": tag,
             "Cmd": list(BUSY if self._busy else IDLE),
-            "Labels": {"deathbench": "neighbour"},
+            "Labels": {"deathbench": "neighbour", "deathbench.owner": self._machine.name},
             "HostConfig": {"NetworkMode": "none"},
         }
         name = f"deathbench-neighbour-{secrets.token_hex(3)}"

@@ -89,7 +89,11 @@ class Trial:
             link=link,
             say=self.inbox.put,
             token=token,
-            labels={"deathbench": token, "deathbench.trial": spec.trial},
+            labels={
+                "deathbench": token,
+                "deathbench.trial": spec.trial,
+                "deathbench.owner": machine.name,
+            },
             cgroup=str(machine.probe_site().config.get("cgroup", "/")),
             clock=self.clock,
         )
