@@ -433,6 +433,21 @@ def test_an_interrupted_trial_keeps_nothing():
         assert (run.trial.kept, run.left) == ([], [])
 
 
+# --- who comes first ----------------------------------------------------------------------
+
+
+def test_whoever_lends_a_namespace_is_made_first():
+    """A chain of three, written in the wrong order."""
+    beside = tuple(
+        {"name": name, "image": {"ref": "busybox"}, "network": f"container:{of}"}
+        for name, of in (("third", "second"), ("second", "main"))
+    )
+    with world(experiment(beside=beside)) as run:
+        run.go()
+        assert [x.name for x in run.of(e.ContainerRef)] == ["main", "second", "third"]
+        assert run.left == []
+
+
 # --- restarts ------------------------------------------------------------------------------
 
 

@@ -7,8 +7,6 @@ with its instant, because in a dying container the step that failed is the findi
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
@@ -75,15 +73,6 @@ class ExecAnswer:
     def output(self) -> str:
         """Both streams, decoded, standard error last."""
         return (self.out + self.err).decode(errors="backslashreplace")
-
-
-def _first_in_line() -> None:
-    """This thread is woken before others on a busy host: its instant is what is measured.
-
-    It sleeps nearly all its life. Where nobody may do that (no root, no Linux) it waits its turn.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 class _Kept:
@@ -286,7 +275,7 @@ class PreparedExec:
             self._done.set()
 
     def _work(self) -> None:
-        _first_in_line()
+        clock.first_in_line()  # its instant is what an experiment measures
         try:
             # A pool of its own: its one connection can not be lent to another call between
             # the warm-up and the request.

@@ -37,7 +37,7 @@ def everyone(stage: Stage) -> list[tuple[str, ContainerSpec]]:
     experiment = stage.spec.experiment
     waiting = [
         *((other.name or "", other) for other in experiment.beside),
-        (experiment.container.name or MAIN, experiment.container),
+        (MAIN, experiment.container),
     ]
     done: list[tuple[str, ContainerSpec]] = []
     while waiting:
@@ -47,8 +47,7 @@ def everyone(stage: Stage) -> list[tuple[str, ContainerSpec]]:
             raise StepFailed("containers wait for each other's namespaces")
         done.append(free[0])
         waiting.remove(free[0])
-    main = experiment.container.name or MAIN
-    return [(MAIN if name == main else name, spec) for name, spec in done]
+    return done
 
 
 def prepare(stage: Stage) -> None:

@@ -83,6 +83,7 @@ def _remount(t: Trial) -> None:
     delay = int(t.spec.experiment.delay.seconds * NS)
 
     def remount() -> None:
+        t.clock.first_in_line()
         ended = remounts.remount(t.stage)
         # In this thread: a turn of the loop would already cost part of a short delay.
         t.pre_task.aim(ended, ended + delay)
@@ -132,6 +133,7 @@ def _overlap(t: Trial) -> None:
     t.pre_task.aim(zero, zero + int(delay * NS))
 
     def remount() -> None:
+        t.clock.first_in_line()
         t.pre_task.zero = t.clock.sleep_until(zero)
         remounts.remount(t.stage)
 
@@ -145,6 +147,9 @@ def _linger(t: Trial) -> None:
     t.due = now + int(t.spec.experiment.linger * NS)
     if t.observed.died:
         t.due = aftermath(t)
+    elif t.pre_task.answer is None or t.pre_task.answer.exit_code != 0:
+        # Why an exec failed in a container that lives shows in its mounts and its groups now.
+        t.link.snapshot(t.stage.subject)
 
 
 def aftermath(t: Trial) -> int:

@@ -91,8 +91,6 @@ class Stage:
         """From this instant on `name` means this container."""
         self.ids[name] = container
         if name == MAIN:
-            # Whoever shares its namespaces may call it by the name the experiment gave it.
-            self.ids[self.spec.experiment.container.name or MAIN] = container
             self._subjects.append((self.clock.now(), container))
 
     def subject_at(self, instant: int) -> str:
