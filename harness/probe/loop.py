@@ -137,6 +137,7 @@ class Loop:
 
     def run(self) -> None:
         """Until `stop`. Every turn ends with what was said being sent."""
+        self.turned = boot()
         while self.running and not self.out.broken:
             now = boot()
             wait = (self.timers[0][0] - now) / 1e9 if self.timers else 1.0

@@ -330,6 +330,8 @@ class ProbeLink:
         """Ping every second; say it when nothing comes back."""
         while not self._leaving.wait(PING_EVERY if self._clock else 0.05):
             now = clock.now()
+            if not self._greeted.is_set():
+                continue  # a slow machine is still reading us in: pings would only queue up
             self._send({"do": "ping", "token": now})
             with self._lock:
                 begin = self._heard
