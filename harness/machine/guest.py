@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import socket
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 from harness import clock, process
@@ -76,7 +77,7 @@ class Guest:
                     "-o", "ExitOnForwardFailure=yes", "-o", "StreamLocalBindUnlink=yes",
                     "-L", f"{self.socket}:{SOCKET}", self.host,
                 ),
-                stdin=None, stdout=None, stderr=log,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
 
         def there() -> bool:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import socket
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -101,7 +102,7 @@ class Vm:
         """Up and answering, or EnvironmentInvalid and nothing left."""
         self.stop()
         self._check(places=self._places)
-        image = vm_image.ensure(self.cache)
+        image = vm_image.ensure(self.cache, say=lambda words: print(words, file=sys.stderr))
         try:
             self._lease = lease.take("vm", where=self._places, stem="v")
             self.name = self._lease.name

@@ -9,6 +9,7 @@ What differs between two VMs is handed over at boot by `first_files`, not baked 
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import json
 import lzma
@@ -370,15 +371,28 @@ def _initrd(root: Path, kernel: str) -> bytes:
         "init": (0o755, INIT.encode()),
         "modules/order": (
             0o644,
-            "".join(f"{Path(m).name.removesuffix('.xz')}\n" for m in order).encode(),
+            "".join(f"{_plain(m)}\n" for m in order).encode(),
         ),
     }
     for module in order:
-        content = (base / module).read_bytes()
-        if module.endswith(".xz"):
-            content = lzma.decompress(content)
-        files[f"modules/{Path(module).name.removesuffix('.xz')}"] = (0o644, content)
+        files[f"modules/{_plain(module)}"] = (0o644, _unpacked(base / module))
     return cpio(files, folders=("proc", "sys", "dev", "root"))
+
+
+def _plain(module: str) -> str:
+    """Its file's name without a compression's ending: busybox inserts plain files only."""
+    return re.sub(r"\.ko\.\w+$", ".ko", Path(module).name)
+
+
+def _unpacked(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(content)
+    if path.suffix == ".zst":
+        import zstandard
+
+        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def _busybox(root: Path) -> bytes:

@@ -102,7 +102,7 @@ def link(machine):
 
 @pytest.fixture(scope="module")
 def client(machine):
-    connected = engine.connect(machine.docker_host)
+    connected = engine.connect(machine.docker_host, deadline=120)
     images.ensure(connected, BUSYBOX)
     yield connected
     connected.close()
@@ -143,7 +143,8 @@ def trial(machine, link, client, tmp_path):
         (tmp_path / "e.yaml").write_text(
             "name: e\ncontainer:\n  image: {rootfs: busybox}\n  network: none\n"
             + "".join(f"  {line}\n" for line in container)
-            + f"pre_task: {{run: {pre_task}, timeout: 120s}}\nlinger: 2s\n"
+            + f"pre_task: {{run: {pre_task}, timeout: 200s}}\nlinger: 2s\n"
+            "deadlines: {start: 240s, create: 120s, post_mortem: 60s, clean: 120s, trial: 900s}\n"
         )
         (spec, *_) = plan(load_experiment(tmp_path / "e.yaml"), 0)
         writer = Writer(act)
@@ -352,7 +353,7 @@ def test_a_power_cut_is_another_boot(machine, link, client):
         machine.facts()
     machine.power_on()
     assert machine.facts().boot_id != first
-    again = engine.connect(machine.docker_host)
+    again = engine.connect(machine.docker_host, deadline=120)
     try:
         assert again.inspect(container).need("inspect")["State"]["Running"] is False
     finally:
