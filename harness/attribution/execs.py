@@ -236,6 +236,8 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
             and attempt.begin <= s.at <= (attempt.end or s.at)
         )
         return ("exec-killed", hits) if hits else ("unknown", ())
+    if deleted := _deleted_source(history, attempt):
+        return "mount-source-deleted", deleted
     if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):
         return "mount-lost", lost
     return "exec-error", _status_seen(history, attempt)
@@ -258,13 +260,46 @@ def _status_seen(history: History, attempt: Attempt) -> Clues:
     )[:1]
 
 
+_COMPLAINTS = (
+    re.compile(r"(/[^\s:'\"]+)'?: (?:[\w ]{0,40}: )?(?:No such file or directory|not found)"),
+    re.compile(r"can't (?:open|create|cd to|stat) '?(/[^\s:'\"]+)"),
+    re.compile(r"nonexistent directory|No such file or directory"),
+)
+
+
+def _complained(attempt: Attempt) -> tuple[list[str], bool]:
+    """(paths the command did not find, does it complain of something missing at all?)"""
+    said = attempt.output[-4000:]
+    paths = [p for expression in _COMPLAINTS[:2] for p in expression.findall(said)]
+    return paths, bool(paths) or _COMPLAINTS[2].search(said) is not None
+
+
+def _deleted_source(history: History, attempt: Attempt) -> Clues:
+    """A mount whose source has been deleted, below which something was not found."""
+    paths, missing = _complained(attempt)
+    if not missing:
+        return ()
+    for s in history.mounts:
+        if s.what.container != attempt.container:
+            continue
+        for line in s.what.added:
+            m = parse_mount(line)
+            if (
+                m is not None
+                and m.deleted
+                and (not paths or any(_under(p, m.point) for p in paths))
+            ):
+                return (Clue(s.n, "mounts", f"the source of its mount {m.point} was deleted"),)
+    return ()
+
+
+def _under(path: str, point: str) -> bool:
+    return path == point or path.startswith(point.rstrip("/") + "/")
+
+
 def _mentioned_mount(history: History, attempt: Attempt) -> Clues:
     """A mount that was taken away before, below which a path lies that the command complained about."""
-    said = re.findall(
-        r"(/[^\s:'\"]+)'?: (?:[\w ]{0,40}: )?(?:No such file or directory|not found)",
-        attempt.output,
-    )
-    said += re.findall(r"can't open '?(/[^\s:'\"]+)", attempt.output)
+    said, _ = _complained(attempt)
     for path in said:
         if clues := _lost_mount(history, attempt, path):
             return clues
