@@ -230,10 +230,10 @@ def find(path: str, noun: str) -> Path:
     for candidate in (Path(path), root / path):
         if candidate.is_file():
             return candidate
-    there = {p.stem: p for p in folder.glob("*.y*ml")}
-    close = difflib.get_close_matches(Path(path).stem, there, n=1)
+    known = {p.stem: p for p in folder.glob("*.y*ml")}
+    close = difflib.get_close_matches(Path(path).stem, known, n=1)
     if close and not Path(path).exists():
-        near = there[close[0]]
+        near = known[close[0]]
         problem = Problem(
             "command line",
             path,
