@@ -128,7 +128,9 @@ class Campaign:
         for candidate in (Path(asked), root / asked, root / Path(asked).name):
             if (candidate / "campaign.yaml").is_file():
                 return cls(candidate.resolve())
-        known = sorted(p.parent.name for p in root.glob("*/campaign.yaml") if p.parent.name != "latest")
+        known = sorted(
+            p.parent.name for p in root.glob("*/campaign.yaml") if p.parent.name != "latest"
+        )
         raise BadInput(
             [
                 Problem(
@@ -142,6 +144,10 @@ class Campaign:
             ],
             about="the command line",
         )
+
+    def make_latest(self) -> None:
+        """What follows from this campaign (a bisection) does not take its place."""
+        _point_latest(self.path.parent, self.name)
 
     # --- campaign.yaml ------------------------------------------------------------
 
