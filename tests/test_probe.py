@@ -220,6 +220,19 @@ def test_lineage_answers_for_the_dead_and_forgets_the_oldest(loop, out, monkeypa
     assert [a["pid"] for a in one.ancestors(last)] == [4_000_001]
 
 
+def test_the_dead_whose_end_was_lost_are_swept_out(loop, out, monkeypatch, pipe):
+    """After an overrun the table asks who lives; the living and the remembered dead stay."""
+    monkeypatch.setattr(lineage, "CROWD", 50)
+    one = table(loop, out)
+    one.instance = instance(pipe)
+    one.adopt(os.getpid(), "me", None)
+    for pid in range(4_200_000, 4_200_100):
+        one.take(newborn(4_000_000, pid))
+    one.take(gone(4_200_099))
+    one.drain()
+    assert set(one.tasks) == {os.getpid(), 4_200_099}
+
+
 def test_children_live_in_their_makers_container(loop, out):
     """A cgroup move makes a process the container's, and what it forks afterwards too."""
     one = table(loop, out)

@@ -21,6 +21,7 @@ from .out import Bucket
 if TYPE_CHECKING:
     from typing import Any, Callable, Deque, Dict, List, Optional
 
+    from .connector import Connector
     from .daemons import Daemons
     from .lineage import Lineage
     from .loop import Loop
@@ -61,9 +62,10 @@ class Deaths:
         lineage: Lineage,
         senders: Senders,
         daemons: Daemons,
+        connector: Connector,
     ) -> None:
         self.loop, self.out, self.watch, self.lineage = loop, out, watch, lineage
-        self.senders, self.daemons = senders, daemons
+        self.senders, self.daemons, self.connector = senders, daemons, connector
         self.instance: Optional[tracefs.Instance] = None
         self.on_death: List[Callable[[Watched, Main, int], None]] = []
         self.filtered: Optional[str] = None
@@ -74,6 +76,7 @@ class Deaths:
         self.read_until = boot()
         self.blind_pids = False
         self.turn = 0
+        self.told_of_moves = False
         watch.on_mains = self.refilter
         watch.on_pidfd = self.pidfd
         watch.on_gone.append(self.forget)
@@ -96,7 +99,11 @@ class Deaths:
             self.out.source("trace", "partial", "no tracepoint " + ", ".join(missing))
         else:
             self.out.source("trace", "active")
-        if "cgroup_attach_task" in missing:
+        self.told_of_moves = "cgroup_attach_task" not in missing
+
+    def without_moves(self) -> None:
+        """Nobody tells us of new groups: ask for them, two hundred times a second."""
+        if not self.told_of_moves:
             self.loop.every(0.005, self.look_for_new, "main")
 
     def forget(self, watched: Watched) -> None:
@@ -202,6 +209,8 @@ class Deaths:
         t = boot()
         self.watch.close_pidfd(main)
         self.drain()
+        if not main.dead:
+            self.connector.drain()  # knows the kernel's time of it, if it heard
         if not main.dead:
             self.lineage.drain()
             task = self.lineage.tasks.get(main.pid)

@@ -26,6 +26,7 @@ BUDGET = 10_000_000
 """Nanoseconds a batch may take; what is over waits in the kernel's buffer, or is lost there."""
 DEAD = 8192
 """How many of the dead are remembered."""
+CROWD = 3 * DEAD
 CLONE_THREAD = 0x10000
 CONTAINER = re.compile(r"(?:/|docker-)([0-9a-f]{64})(?=\.scope|/|$)")
 
@@ -72,6 +73,7 @@ class Lineage:
         self.read_until = boot()
         self.blind_since: Optional[int] = None
         self.blind_lost = 0
+        self.swept = 0
         self.count = 0
 
     def start(self, root: Optional[str], name: str) -> None:
@@ -164,6 +166,16 @@ class Lineage:
             )
             self.blind_since, self.blind_lost = None, 0
         self.read_until = now
+        if len(self.tasks) > CROWD and now - self.swept > 10_000_000_000:
+            self.swept = now
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Ends that were lost in an overrun leave the dead among the living: ask who lives."""
+        living = set(linux.pids())
+        for pid, task in list(self.tasks.items()):
+            if task.ended is None and pid not in living:
+                del self.tasks[pid]
 
     def take(self, line: Line) -> None:
         self.count += 1

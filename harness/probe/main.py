@@ -86,7 +86,9 @@ class Probe:
         self.daemons = Daemons(loop, out, self.base, self.lineage, self.connector.drain)
         self.senders = Senders(loop, out, self.lineage)
         self.senders.daemons = self.daemons
-        self.deaths = Deaths(loop, out, self.watch, self.lineage, self.senders, self.daemons)
+        self.deaths = Deaths(
+            loop, out, self.watch, self.lineage, self.senders, self.daemons, self.connector
+        )
         self.kernel = KernelLog(loop, out, self.clocks)
         self.docker = Events(loop, out, self.clocks, self.config.get("docker_socket"), self.wanted)
         self.logs = Logs(loop, out, self.clocks)
@@ -132,7 +134,11 @@ class Probe:
         self.loop.add(0, select.EPOLLIN, self.commands, "commands")
 
     def start_watching(self) -> None:
+        without = frozenset(self.config.get("without") or ())
+        self.watch.pidfd_works = "pidfd" not in without
         try:
+            if "tracefs" in without:
+                raise OSError(0, "left out on request")
             self.tracing = tracefs.find()
             tracefs.remove_stale(self.tracing, self.label)
         except OSError as error:
@@ -156,10 +162,14 @@ class Probe:
             ("mounts", self.namespaces.start),
         ]
         for what, begin in steps:
+            if what in without:
+                self.out.source(what, "unsupported", "left out on request")
+                continue
             try:
                 begin()
             except Exception as error:
                 self.out.source(what, "unsupported", "%s: %s" % (type(error).__name__, error))
+        self.deaths.without_moves()
         self.loop.every(1.0 / self.hz, self.watch.sample, "cgroup")
         self.loop.every(BATCH, self.batch, "lineage")
         self.out.source(
@@ -228,6 +238,8 @@ class Probe:
         """The proc connector read an end."""
         daemon = self.daemons.exited(pid, status)
         watched = self.watch.mains.get(pid)
+        if watched is not None and status is not None:
+            self.deaths.died(watched, watched.main, t, "proc")
         if watched is not None or daemon:
             self.out.emit("proc", "proc", t, **fields)
             return

@@ -503,6 +503,30 @@ def test_monitors_off_leaves_docker_alone(pen, client, image):
     client.remove(container, force=True)
 
 
+@pytest.mark.parametrize(
+    ("without", "by"), [(["tracefs"], "pidfd proc"), (["tracefs", "pidfd"], "proc"), (["proc", "pidfd"], "trace")]
+)
+def test_one_witness_will_do(pen, client, image, without, by):
+    """Without tracefs, pidfds or the proc connector the main process and its end are still told, once."""
+    heard = Heard()
+    site = pen.probe_site()
+    site = replace(site, config={**site.config, "without": without})
+    with ProbeLink(site, on_event=heard) as link:
+        container = client.create(None, {"Image": image, "Cmd": ["sleep", "0.5"]}).need("create")
+        link.watch(container)
+        client.start(container).need("start")
+        main = heard.wait(events.MainProcess, container=container)
+        death = heard.wait(events.DeathSeen, container=container)
+        heard.wait(events.DockerEvent, id=container, action="die")
+        assert link.flush(5)
+        assert (death.pid, len(heard.of(events.DeathSeen))) == (main.pid, 1)
+        assert death.by in by
+        assert 0 <= death.seen - death.t < 2 * clock.NS
+        blind = {e.name for e in link.states() if getattr(e, "state", "") == "unsupported"}
+        assert blind
+    client.remove(container, force=True)
+
+
 def _old_python():
     # A version manager's stand-in on PATH answers only where its version is chosen.
     found = sorted(Path("~/.pyenv/versions").expanduser().glob("3.8*/bin/python"))
