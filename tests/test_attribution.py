@@ -513,11 +513,7 @@ def test_other_containers_change_nothing(name):
     noise.oom_lines(996, 6001, home=f"{MACHINE}/docker/{OTHER}").victim(996, 6001)
     noise.kernel(997, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{OTHER}")
     known = {id(x) for x in Story().events}
-    other = [
-        x
-        for x in noise.events
-        if _about_other(x)
-    ]
+    other = [x for x in noise.events if _about_other(x)]
     assert known and len(other) > 10
     judged_now = judge(build([*story.events, *other]))
     assert judged_now.outcome is full.outcome
@@ -546,3 +542,115 @@ def test_any_part_of_a_history_is_judged_without_an_exception(name, rng):
     """Whatever part of the events is there, there is a judgement."""
     events = [x for x in STORIES[name][0]().events if rng.random() < 0.7]
     assert judge(build(events)).outcome in Outcome
+
+
+# --- single clues ---------------------------------------------------------------------
+
+
+def test_a_link_that_goes_down_first_is_a_reason():
+    """Its own veth switched off just before it leaves: network-lost; after it left: nothing."""
+    for down, cause in ((980, "network-lost"), (1010, "main-exit-error")):
+        story = Story().kernel(40, "docker0: port 1(veth1) entered blocking state").run()
+        story.kernel(41, "docker0: port 1(veth1) entered forwarding state")
+        story.kernel(down, "docker0: port 1(veth1) entered disabled state")
+        assert judged(story.ends(1000, 0x100).over(code=1)).verdict.cause == cause
+
+
+def test_somebody_elses_link_is_no_reason():
+    """A veth that did not come up with the container is not its own."""
+    story = Story().kernel(-500, "docker0: port 1(veth1) entered blocking state").run()
+    story.events = [x for x in story.events if x.t > BASE - 400 * 10**6 or x.kind != "kernel"]
+    story.kernel(980, "docker0: port 1(veth1) entered disabled state")
+    assert judged(story.ends(1000, 0x100).over(code=1)).verdict.cause == "main-exit-error"
+
+
+def test_a_disk_that_may_have_been_full_shows_no_room():
+    """Space that shrank so fast that none may have been left: not decided."""
+    story = Story().run()
+    for ms, free in ((500, 400 << 20), (900, 60 << 20)):
+        story.say(ms, e.MachineSample, source="machine", memory={}, load=[], processes=3, pressure={},
+                  disks={"/data": {"total": 1 << 30, "free": free, "inodes": 9, "inodes_free": 5}})  # fmt: skip
+    assert judged(story.ends(1000, 0x100).over(code=1)).verdict.cause == "unknown"
+
+
+def test_two_triggers_of_different_hypotheses_do_not_decide():
+    """A refused fork and a mount turned read-only at the same moment: unknown, both named."""
+    story = (
+        Story()
+        .run()
+        .kernel(990, f"cgroup: fork rejected by pids controller in {MACHINE}/docker/{C}")
+    )
+    story.say(980, e.MountChange, source="mounts", container=C,
+              removed=["31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"],
+              added=["31 30 8:1 /src /work ro,relatime - ext4 /dev/loop0 rw"])  # fmt: skip
+    verdict = judged(story.ends(1000, 0x100).over(code=1)).verdict
+    assert (verdict.cause, verdict.runner_up) == ("unknown", "pids-limit")
+
+
+def test_a_timeout_that_kills_its_own_child():
+    """A main process that kills its child and leaves with 137 left by itself."""
+    story = (
+        Story()
+        .run()
+        .signal(1000, 9, CHILD, sender=MAIN, comm="timeout", place="same-container", home=C)
+    )
+    story.exits(1001, CHILD, 9).ends(1003, 0x8900)
+    assert judged(story.over(code=137)).verdict.cause == "main-exit-error"
+
+
+def test_old_oom_and_a_later_exit():
+    """A child's OOM half a minute before is no reason for leaving now."""
+    story = Story().run().oom(1000, CHILD).exits(1004, CHILD, 9)
+    story.say(31000, e.MachineSample, source="machine", memory={}, load=[], processes=3, pressure={},
+              disks={"/data": {"total": 1 << 30, "free": 1 << 29, "inodes": 9, "inodes_free": 5}})  # fmt: skip
+    verdict = judged(story.ends(31500, 0x100).over(33000, code=1, oom=True)).verdict
+    assert verdict.cause in ("main-exit-error", "unknown")
+    assert "memory-limit-main" in {r.cause for r in verdict.rejected} | {
+        verdict.cause,
+        "memory-limit-main",
+    }
+
+
+def test_pressure_alone_makes_no_oom_daemon():
+    """A sender called earlyoom on a machine with memory to spare: unknown, not userspace-oom."""
+    story = Story().run().signal(1000, 9, MAIN, sender=8000, comm="earlyoom", place="host")
+    assert judged(story.ends(1000.2, 9).over(code=137)).verdict.cause == "unknown"
+
+
+def test_names_prove_nothing():
+    """A process of the machine that calls itself runc is a process of the machine."""
+    story = Story().run().signal(1000, 9, MAIN, sender=8000, comm="runc", place="host")
+    assert judged(story.ends(1000.2, 9).over(code=137)).verdict.cause == "host-kill"
+
+
+def test_notes_are_no_evidence():
+    """What an injection writes down about itself changes nothing."""
+    story = exit_one()
+    full = judged(story)
+    story.harness(990, e.Note, what="inject", data={"what": "docker-kill", "container": C})
+    assert judged(story).verdict.cause == full.verdict.cause
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ({"http": 409, "error": "Container main is paused, unpause the container before exec"}, "docker-pause"),
+        ({"http": None, "error": "connection refused"}, "dockerd-unreachable"),
+        ({"exit_code": 126, "output": 'OCI runtime exec failed: exec failed: unable to start container process: exec: "/x": stat /x: no such file or directory: unknown'}, "exec-command-missing"),
+        ({"exit_code": 126, "output": 'OCI runtime exec failed: exec failed: unable to start container process: exec: "/x": permission denied: unknown'}, "exec-not-executable"),
+        ({"exit_code": 126, "output": 'connection error: desc = "transport: x": unavailable'}, "containerd-down"),
+        ({"exit_code": 126, "output": "cannot exec in a stopped state: unknown"}, "unknown"),
+        ({"http": 400, "error": "No exec command specified"}, "exec-bad-request"),
+        ({"exit_code": 3, "output": "x"}, "exec-error"),
+        ({"exit_code": 1, "output": "container c0 is not running"}, "exec-error"),
+        ({"exit_code": 137}, "unknown"),
+        ({"exit_code": None, "timed_out": True, "http": None}, "unknown"),
+    ],
+)  # fmt: skip
+def test_execs_that_fail_in_a_living_container(answer, cause):
+    """Each answer has its place; a command's own words are not the engine's."""
+    story = Story().run().pre_task(500, 600, **{"exit_code": None, **answer}).over(status="running")
+    judgement = judged(story)
+    assert (judgement.outcome, judgement.verdict.cause) == (Outcome.EXEC_FAILED, cause)
+    told = (answer.get("error") or answer.get("output") or "")[:60].strip()
+    assert told in judgement.verdict.sentence

@@ -8,14 +8,15 @@ end (namespaces torn down, interfaces gone) is its consequence and is not looked
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.attribution.senders import place
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import ENGINE, KERNEL
+from harness.history.model import Seen
 from harness.parse import container_of
 from harness.parse.cgroup import parse_limit, parse_number, parse_pressure
-from harness.parse.kernel import Crash, ForkRejected, SeccompKill, StorageError
+from harness.parse.kernel import Crash, ForkRejected, LinkState, SeccompKill, StorageError
 from harness.parse.mountinfo import parse_mount
 from harness.parse.trace import DELIVERED, SI_KERNEL
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from harness.attribution.case import Case
     from harness.events import MountChange, ProcEvent
-    from harness.history import Seen
     from harness.parse.mountinfo import Mount
     from harness.parse.trace import Signal
 
@@ -512,10 +512,8 @@ def lost_interface(case: Case) -> Clues:
         and case.at - 2 * SHORTLY <= s.at <= case.at
         and any(not n.startswith("route ") and n not in s.what.added for n in s.what.removed)
     )
-    # Every death is followed by a disconnect; one that comes before is somebody's. The kernel
-    # log's words about links are no help: they name a veth, not whose it was, and other
-    # engines on the same kernel have veths too.
-    return gone + tuple(
+    # Every death is followed by a disconnect; one that comes before is somebody's.
+    told = tuple(
         Clue(s.n, "docker", "somebody disconnected it from a network")
         for s in case.history.engine
         if s.what.type == "network"
@@ -524,6 +522,46 @@ def lost_interface(case: Case) -> Clues:
         and case.at - 2 * SHORTLY <= s.at <= case.at - 2 * ENGINE
         and case.own_call(s.at) is None
     )
+    return gone + _lost_link(case) + told
+
+
+def _lost_link(case: Case) -> Clues:
+    """Its end of the bridge was switched off before its own end, as the kernel log says.
+
+    Which device is its own: one that came up while it was being started.
+    """
+    started = [
+        c.end
+        for c in case.history.calls
+        if c.container == case.container
+        and c.call in ("start", "restart")
+        and c.end is not None
+        and c.covers(case.begin, SHORTLY)
+    ]
+    until = max(started, default=case.begin + SHORTLY // 3)
+    links = [_link(s, s.what) for s in case.history.kernel if isinstance(s.what, LinkState)]
+    up = {
+        s.what.device
+        for s in links
+        if s.what.state == "blocking" and case.begin - SHORTLY <= s.at <= until
+    }
+    return tuple(
+        Clue(s.n, "kernel", f"the kernel log says its link {s.what.device} went down")
+        for s in links
+        if s.what.state == "disabled"
+        and s.what.device in up
+        # The port is set up disabled before it is switched on.
+        and any(
+            o.what.device == s.what.device and o.at < s.at
+            for o in links
+            if o.what.state == "forwarding"
+        )
+        and case.at - 2 * SHORTLY <= s.at <= case.at - s.error - 2_000_000
+    )
+
+
+def _link(seen: Seen[Any], what: LinkState) -> Seen[LinkState]:
+    return Seen(seen.at, seen.error, seen.n, seen.source, what)
 
 
 def storage_error(case: Case) -> Clues:

@@ -56,7 +56,8 @@ def fault_of(attempt: Attempt) -> ExecFault | None:
         if found is None and attempt.http is None and _NO_SOCKET.search(attempt.error):
             return ExecFault("dockerd-unreachable", None, attempt.error[:200])
         return found
-    if attempt.exit_code in (126, 127, 255, 1) and is_engine_text(attempt.output):
+    # A command that ran can print anything; the runtime's own failures come as these codes.
+    if attempt.exit_code in (126, 127, 255) and is_engine_text(attempt.output):
         return parse_exec_error(attempt.output, attempt.http)
     if attempt.exit_code in (1, 255) and attempt.output.strip().startswith("exec "):
         found = parse_exec_error(attempt.output)
