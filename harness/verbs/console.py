@@ -112,11 +112,13 @@ def _of_the_system(error: OSError) -> DeathbenchError:
         errno.EROFS: "mount it for writing, or work in another folder",
         errno.EACCES: "make it yours, or work in another folder",
         errno.EPERM: "make it yours, or work in another folder",
+        errno.EEXIST: "something else has that name: move it away",
+        errno.ENOTDIR: "a file stands where a folder should: move it away",
     }
-    what = error.filename if isinstance(error.filename, str) else type(error).__name__
-    reason = error.strerror or str(error)
     return EnvironmentInvalid(
-        f"{what}: {reason}", where=what, why=reason, mend=mends.get(error.errno or 0, "")
+        error.strerror or f"{type(error).__name__}: {error}",
+        where=error.filename if isinstance(error.filename, str) else "",
+        mend=mends.get(error.errno or 0, ""),
     )
 
 

@@ -108,6 +108,13 @@ def execute(
     progress.begin(plan_of_trials.expected_total(), done=sum(1 for _ in campaign.trials()))
     try:
         ending = scale.run(campaign, plan_of_trials, progress=progress, options=options)
+    except OSError as error:
+        raise EnvironmentInvalid(
+            f"the sweep stopped: {error.strerror or error}",
+            where=str(error.filename or campaign.path),
+            why="the trial in flight could not be kept; the finished ones are whole",
+            mend=f"mend that, then go on with: ./inv sweep --resume {campaign.name}",
+        ) from error
     finally:
         progress.end()
     campaign.update_meta(
