@@ -14,30 +14,33 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from harness import attribution, clock, engine, history
+from harness import attribution, history
+from harness.clock import NS
 from harness.errors import EnvironmentInvalid
-from harness.machine import choose
 from harness.runner.bystanders import Bystanders
-from harness.runner.link import ProbeLink
 from harness.runner.trial import Trial
+from harness.runner.world import RealWorld
 from harness.store import verdict_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from harness.clock import Clock
     from harness.engine import Engine
     from harness.events import Event
     from harness.machine import Machine
     from harness.model.experiment import TrialSpec
     from harness.model.verdicts import Judgement, TrialRecord
     from harness.report.progress import Progress
+    from harness.runner.world import Link, World
     from harness.schedule import Schedule
     from harness.store import Campaign
 
 # `docker system df` walks every layer: once in a while tells as much as every time.
-USAGE_EVERY = 30 * clock.NS
+USAGE_EVERY = 30 * NS
 
 
 class Ended(StrEnum):
@@ -85,7 +88,8 @@ class _Shared:
     """What all workers of one run write to; every access under `lock`."""
 
     schedule: Schedule
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # One that its holder may take again: a signal can come while another one is handled.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     stop: threading.Event = field(default_factory=threading.Event)
     ending: Ending | None = None
     trials: set[Trial] = field(default_factory=set)
@@ -120,14 +124,18 @@ def run(
     *,
     progress: Progress,
     options: Options,
+    world: World | None = None,
 ) -> Ending:
     """Run what the schedule has left; returns how it ended.
+
+    world: Where machines come from; None: this host's.
 
     Raises:
         EnvironmentInvalid: no machine can be had at all; nothing was run.
     """
+    world = world or RealWorld()
     shared = _Shared(schedule)
-    worker = _Worker(campaign, progress, options, shared, clock.now())
+    worker = _Worker(campaign, progress, options, shared, world, world.clock.now())
 
     def work() -> None:
         try:
@@ -143,7 +151,7 @@ def run(
     with _signals(shared):
         # In threads even when there is one: signals reach only the main thread, which must
         # be free to hear them.
-        _join([threading.Thread(target=work, name=f"runner-{n + 1}") for n in range(workers)])
+        _together(world.clock, [("runner", work)] * workers)
     if worker.bug is not None:
         raise worker.bug
     if shared.ending is None and schedule.blocks():
@@ -151,12 +159,24 @@ def run(
     return shared.ending or Ending(Ended.COMPLETE)
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.5)  # in slices: Python handles a signal only between waits
+def _together(clock: Clock, bodies: Sequence[tuple[str, Callable[[], None]]]) -> None:
+    """Run them all, each in a thread of its own, to their ends."""
+    ended = clock.inbox()
+
+    def whole(body: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            try:
+                body()
+            finally:
+                ended.put(True)
+
+        return work
+
+    for name, body in bodies:
+        clock.thread(name, whole(body))
+    for _ in bodies:
+        while ended.get(clock.now() + NS) is None:
+            pass  # in slices: Python handles a signal only between waits
 
 
 @contextmanager
@@ -187,6 +207,7 @@ class _Worker:
     progress: Progress
     options: Options
     shared: _Shared
+    world: World
     began: int
     bug: BaseException | None = None
 
@@ -196,7 +217,7 @@ class _Worker:
         while not stop.is_set() and schedule.waiting(block) and not self._exhausted():
             wanted = schedule.peek(block).machine
             kind = self.options.auto if wanted.kind == "auto" else wanted.kind
-            machine = choose.make(wanted, kind=kind)
+            machine = self.world.machine(wanted, kind)
             try:
                 self.progress.note(f"starting {machine.kind} for block {block}")
                 machine.start()
@@ -218,16 +239,19 @@ class _Worker:
         self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
 
     def _exhausted(self) -> bool:
-        return self.shared.schedule.exhausted(clock.seconds_since(self.began))
+        return self.shared.schedule.exhausted(self._elapsed())
+
+    def _elapsed(self) -> float:
+        return (self.world.clock.now() - self.began) / NS
 
     def _kept(self) -> bool:
         return self.shared.ending is not None and bool(self.shared.ending.kept)
 
     def _on(self, machine: Machine, block: int) -> bool:
         """Run a block on a started machine; False when it must go on on a fresh one."""
-        connected = engine.connect(machine.docker_host)
+        connected = self.world.engine(machine)
         feed = _Feed()
-        link = ProbeLink(machine.probe_site(), monitors=self.options.monitors, on_event=feed.hear)
+        link = self.world.link(machine, monitors=self.options.monitors, on_event=feed.hear)
         try:
             link.start()
             self._record(machine)
@@ -250,7 +274,11 @@ class _Worker:
             if together == 1:
                 self._trial(specs[0], stay)
             else:
-                _join([threading.Thread(target=self._guarded, args=(s, stay)) for s in specs])
+                bodies = [(f"trial {s.trial}", partial(self._guarded, s, stay)) for s in specs]
+                _together(self.world.clock, bodies)
+            if stay.spoiled:
+                self.progress.note(f"{stay.machine.kind}: {stay.spoiled[0]}; starting it again")
+                return False
             if not self.shared.stop.is_set() and stay.engine.ping(deadline=10).failure is not None:
                 return self._lost(specs[-1], stay.machine)
         return True
@@ -259,7 +287,7 @@ class _Worker:
         found: list[TrialSpec] = []
         with self.shared.lock:
             while len(found) < most:
-                spec = self.shared.schedule.next(block, clock.seconds_since(self.began))
+                spec = self.shared.schedule.next(block, self._elapsed())
                 if spec is None:
                     break
                 found.append(cast("TrialSpec", spec))
@@ -269,7 +297,9 @@ class _Worker:
         """A bug in one trial's thread ends the run, not just its thread."""
         try:
             self._trial(spec, stay)
-        except BaseException as error:
+        except EnvironmentInvalid as error:
+            self.shared.end(Ending(Ended.ENVIRONMENT, str(error)))
+        except Exception as error:
             self._bug(error)
 
     def _record(self, machine: Machine) -> None:
@@ -297,6 +327,7 @@ class _Worker:
             engine=stay.engine,
             link=stay.link,
             writer=self.campaign.writer(spec.trial),
+            clock=self.world.clock,
             usage=self._usage_due(),
             keep_dead=self.options.keep_dead,
         )
@@ -311,14 +342,16 @@ class _Worker:
         finally:
             with self.shared.lock:
                 self.shared.trials.discard(trial)
+        stay.spoiled.extend(trial.spoiled)
         if record is not None:
             self._finished(spec, record, trial, stay.machine)
 
     def _usage_due(self) -> bool:
         with self.shared.lock:
-            due = clock.now() - self.shared.last_usage > USAGE_EVERY
+            now = self.world.clock.now()
+            due = now - self.shared.last_usage > USAGE_EVERY
             if due:
-                self.shared.last_usage = clock.now()
+                self.shared.last_usage = now
             return due
 
     def _finished(
@@ -328,7 +361,7 @@ class _Worker:
             self.campaign.finish(record)
         judgement = judge(self.campaign, {"trial": record.trial, "aborted": record.aborted})
         with self.shared.lock:
-            self.campaign.add_verdict(record.trial, judgement, seconds=_since(judgement))
+            self.campaign.add_verdict(record.trial, judgement, seconds=self._since(judgement))
             stopped = self.shared.schedule.finished(
                 record.trial, record.cell, judgement.outcome.value, warm_up=spec.warm_up
             )
@@ -352,23 +385,27 @@ class _Worker:
                 )
             )
 
-
-def _since(judgement: Judgement) -> float | None:
-    """Seconds from the kernel's exit to the verdict, where both are on one clock."""
-    if judgement.death is None or judgement.death.at > clock.now():
-        return None
-    return round(clock.seconds_since(judgement.death.at), 3)
+    def _since(self, judgement: Judgement) -> float | None:
+        """Seconds from the kernel's exit to the verdict, where both are on one clock."""
+        now = self.world.clock.now()
+        if judgement.death is None or judgement.death.at > now:
+            return None
+        return round((now - judgement.death.at) / NS, 3)
 
 
 @dataclass(frozen=True)
 class _Stay:
-    """One started machine with everything that trials on it share."""
+    """One started machine with everything that trials on it share.
+
+    spoiled: What an injection broke for good: no more trials on this one.
+    """
 
     machine: Machine
     engine: Engine
-    link: ProbeLink
+    link: Link
     feed: _Feed
     bystanders: Bystanders
+    spoiled: list[str] = field(default_factory=list)
 
 
 class _Feed:

@@ -13,5 +13,6 @@ from harness.fakes.clock import Clock
 from harness.fakes.engine import Engine
 from harness.fakes.link import Link
 from harness.fakes.machine import Machine
+from harness.fakes.world import World
 
-__all__ = ["Clock", "Engine", "Link", "Machine"]
+__all__ = ["Clock", "Engine", "Link", "Machine", "World"]

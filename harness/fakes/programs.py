@@ -84,7 +84,8 @@ def read(argv: Sequence[str]) -> Program:
     return Program((_command(list(argv)),))
 
 
-_LOOP = re.compile(r"while\s+(?::|true)\s*;\s*do\s+sleep\s+([\d.]+)\s*;\s*done")
+# What is done between two sleeps takes no time here.
+_LOOP = re.compile(r"while\s+(?::|true)\s*;\s*do\s+(?:[^;]*;\s*)*?sleep\s+([\d.]+)\s*;\s*done")
 _TRAP = re.compile(r"trap\s+['\"]exit(?:\s+(\d+))?['\"]\s+(\w+)")
 
 

@@ -39,7 +39,8 @@ class Link(Protocol):
 class World(Protocol):
     """Where machines, engines and probes come from."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock: ...
 
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:
         """One that fits, not started.
