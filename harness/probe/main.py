@@ -443,7 +443,9 @@ def _write(path: str, text: str) -> None:
 def main(config: Dict[str, Any]) -> None:
     if config.get("mode") == "clean":
         linux.private_mounts()
-        gone = tracefs.remove_stale(tracefs.find(), config["label"])
+        root = tracefs.find()
+        look = tracefs.stale if config.get("dry") else tracefs.remove_stale
+        gone = look(root, config["label"])
         print(json.dumps({"removed": gone}))
         return
     problems = prepare()

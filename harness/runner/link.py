@@ -33,7 +33,10 @@ FROZEN = 50_000_000
 FASTEST = 8
 """Of so many pings the fastest tells the offset: a slow round trip says little."""
 RESTARTS = 5
-"""So many new starts within a minute; then the machine has no probe any more."""
+"""So many new starts within a minute at once; further ones come slowly."""
+SLOWLY = 5.0
+MOST_RESTARTS = 60
+"""After so many starts in all the machine has no probe any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,9 +389,12 @@ class ProbeLink:
             self._pings.clear()
         self._keep(_gap("probe", begin, None, why))
         while not self._leaving.is_set():
-            recent = [t for t in self._starts if begin - t < 60 * clock.NS]
+            now = clock.now()
+            recent = [t for t in self._starts if now - t < 60 * clock.NS]
             if len(recent) > RESTARTS:
-                return  # the gap stays open
+                # Perhaps the machine is booting: the gap stays open, and we ask again.
+                if len(self._starts) > MOST_RESTARTS or self._leaving.wait(SLOWLY):
+                    return
             self.restarts += 1
             try:
                 self._spawn()
@@ -409,13 +415,16 @@ class ProbeLink:
         self._say(gap)
 
 
-def clear_instances(site: ProbeSite, prefix: str, *, deadline: float = 30.0) -> list[str]:
-    """Remove tracing instances that dead probes left on this machine; their names.
+def clear_instances(
+    site: ProbeSite, prefix: str, *, dry: bool = False, deadline: float = 30.0
+) -> list[str]:
+    """Remove (dry: only find) tracing instances that dead probes left on this machine; their names.
 
-    Only instances whose name begins with `prefix` and whose probe is gone.
+    Only instances whose name begins with `prefix` and whose probe is gone. They are found
+    even where tracefs is mounted nowhere: an instance lives in the kernel, not in a mount.
     """
     loader = shlex.quote(LOADER) if site.config.get("quote") else LOADER
-    config = {"mode": "clean", "label": prefix}
+    config = {"mode": "clean", "label": prefix, "dry": dry}
     result = process.run((*site.python, "-c", loader), deadline=deadline, stdin=opening(config))
     if not result.ok:
         return []

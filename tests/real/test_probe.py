@@ -433,7 +433,10 @@ def test_what_a_killed_probe_left_can_be_cleared(pen):
     link._leaving.set()  # nobody restarts it
     os.kill(heard.wait(events.Hello).pid, signal.SIGKILL)
     assert clock.wait_until(lambda: not link.alive, deadline=5)
-    assert len(clear_instances(site, label)) == 3
+    found = clear_instances(site, label, dry=True)
+    assert len(found) == 3
+    assert clear_instances(site, label) == found
+    assert clear_instances(site, label) == []
     link.stop()
 
 
