@@ -108,24 +108,24 @@ def execute(
     progress.begin(plan_of_trials.expected_total(), done=sum(1 for _ in campaign.trials()))
     try:
         ending = scale.run(campaign, plan_of_trials, progress=progress, options=options)
+        campaign.update_meta(
+            ended=clock.utc().isoformat(),
+            ending=ending.how.value,
+            why=ending.why,
+            stopped=plan_of_trials.stopped(),
+            watched=plan_of_trials.watched,
+            attribution=known(),
+            decisions=[d.document() for d in plan_of_trials.decisions],
+        )
     except OSError as error:
         raise EnvironmentInvalid(
             f"the sweep stopped: {error.strerror or error}",
             where=str(error.filename or campaign.path),
-            why="the trial in flight could not be kept; the finished ones are whole",
+            why="what it was writing could not be kept; the finished trials are whole",
             mend=f"mend that, then go on with: ./inv sweep --resume {campaign.name}",
         ) from error
     finally:
         progress.end()
-    campaign.update_meta(
-        ended=clock.utc().isoformat(),
-        ending=ending.how.value,
-        why=ending.why,
-        stopped=plan_of_trials.stopped(),
-        watched=plan_of_trials.watched,
-        attribution=known(),
-        decisions=[d.document() for d in plan_of_trials.decisions],
-    )
     return _conclude(campaign, ending, json=json)
 
 
