@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import socket
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any
 
 from harness import clock, process
@@ -44,6 +45,8 @@ class Guest:
         self.config, self.host, self.folder = config, host, folder
         self._sudo = ("sudo", "-n") if sudo else ()
         self._master: process.Child | None = None
+        self._mender: threading.Thread | None = None
+        self._closing = threading.Event()
 
     @property
     def socket(self) -> Path:
@@ -64,12 +67,29 @@ class Guest:
     # --- connections --------------------------------------------------------------
 
     def open(self, wait: Callable[[str, Callable[[], bool]], None]) -> None:
-        """Connect, and wait until the engine answers. wait(what is wrong, question) raises."""
-        self._connect(wait)
+        """Connect, and wait until the engine answers. wait(what is wrong, question) raises.
+
+        From then on the connection is made again whenever it is lost (the guest booted,
+        froze, was starved), until `close`.
+        """
+        self.close()
+        self._closing.clear()
+        self._spawn()
+
+        def there() -> bool:
+            if not self.connected:
+                words = (self.folder / "ssh.log").read_text(errors="replace").strip()
+                raise EnvironmentInvalid("ssh into the machine fails", why=words[-500:])
+            return self.socket.exists() and self._control.exists()
+
+        wait("no ssh connection", there)
+        self._mender = threading.Thread(target=self._mend, name="guest-ssh", daemon=True)
+        self._mender.start()
         wait("its engine does not answer", lambda: answers(self.socket))
 
-    def _connect(self, wait: Callable[[str, Callable[[], bool]], None]) -> None:
-        self.close()
+    def _spawn(self) -> None:
+        for path in (self.socket, self._control):
+            path.unlink(missing_ok=True)
         with (self.folder / "ssh.log").open("ab") as log:
             self._master = process.spawn(
                 (
@@ -80,20 +100,23 @@ class Guest:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
 
-        def there() -> bool:
+    def _mend(self) -> None:
+        while not self._closing.wait(1.0):
             if not self.connected:
-                words = (self.folder / "ssh.log").read_text(errors="replace").strip()
-                raise EnvironmentInvalid("ssh into the machine fails", why=words[-500:])
-            return self.socket.exists() and self._control.exists()
-
-        wait("no ssh connection", there)
+                self._spawn()
 
     @property
     def connected(self) -> bool:
         """Does our shared connection stand? The engine may be well when it does not."""
         return self._master is not None and self._master.alive
 
+    def hang_up(self) -> None:
+        """Drop the connection: nobody is at its other end any more. It is made again."""
+        if self._master is not None:
+            self._master.popen.terminate()
+
     def close(self) -> None:
+        self.release()
         if self._master is not None:
             self._master.popen.terminate()
             self._master.stop(grace=2)
@@ -102,8 +125,11 @@ class Guest:
             path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Leave the connection running without us."""
-        self._master = None
+        """Nobody mends the connection any more; it may outlive us."""
+        self._closing.set()
+        if self._mender is not None:
+            self._mender.join(10)
+            self._mender = None
 
     # --- commands -----------------------------------------------------------------
 

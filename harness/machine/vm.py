@@ -341,14 +341,28 @@ class Vm:
         """Set the guest's wall clock so much forward (or back), at once."""
         self.inside.clock_step(seconds)
 
-    def power_cut(self) -> None:
-        """QEMU is gone between two instructions; the disks stay as they were flushed."""
-        self._running().kill()
-        self._qemu = None
-        self._hang_up()
+    def power_cut(self, *, back: bool = True) -> None:
+        """Memory is gone between two instructions; the disks stay as they were flushed.
+
+        back: The power returns at once and the guest boots again (under another boot id;
+        connections are made again by themselves); else QEMU is killed, until `power_on`.
+
+        Raises:
+            EnvironmentInvalid: it does not run.
+        """
+        if not back:
+            self._running().kill()
+            self._qemu = None
+            self._hang_up()
+            return
+        try:
+            self._running().ask("system_reset")
+        except OSError as error:
+            raise EnvironmentInvalid("the VM can not be reset", why=str(error)) from error
+        self.inside.hang_up()
 
     def power_on(self) -> None:
-        """Boot the same disks again after `power_cut`; the ssh port is a new one.
+        """Boot the same disks again after `power_cut(back=False)`; the ssh port is a new one.
 
         Raises:
             EnvironmentInvalid: it does not come up.

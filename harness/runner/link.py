@@ -391,10 +391,11 @@ class ProbeLink:
         while not self._leaving.is_set():
             now = clock.now()
             recent = [t for t in self._starts if now - t < 60 * clock.NS]
-            if len(recent) > RESTARTS:
-                # Perhaps the machine is booting: the gap stays open, and we ask again.
-                if len(self._starts) > MOST_RESTARTS or self._leaving.wait(SLOWLY):
-                    return
+            # Perhaps the machine is booting: the gap stays open, and we ask again.
+            if len(recent) > RESTARTS and (
+                len(self._starts) > MOST_RESTARTS or self._leaving.wait(SLOWLY)
+            ):
+                return
             self.restarts += 1
             try:
                 self._spawn()
@@ -402,7 +403,7 @@ class ProbeLink:
                 if self._leaving.wait(1.0):
                     return
                 continue
-            if self._greeted.wait(15) and not self._leaving.is_set():
+            if self._greeted.wait(self.site.patience) and not self._leaving.is_set():
                 self._keep(_gap("probe", begin, clock.now(), why + "; started again"))
             return
 
