@@ -93,6 +93,12 @@ class Loop:
         self.jobs.put((job, done, source))
 
     def _help(self) -> None:
+        # As first in line as the loop: whoever holds the interpreter's lock and is put aside
+        # puts the loop aside too.
+        try:
+            os.sched_setscheduler(0, os.sched_getscheduler(os.getpid()), os.sched_param(1))
+        except OSError:
+            pass  # the loop runs as everybody does, where a priority of 1 is refused
         while True:
             job, done, source = self.jobs.get()
             try:
