@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness import events as e
 from harness.attribution import judge
@@ -220,3 +223,59 @@ def test_a_refusal_in_somebody_elses_restart_is_no_race():
     story.docker(1080, "stop").run(1100, pid=4900, shim=4800, call=False).docker(1170, "restart")
     judged = judge(build(story.over(status="running").events))
     assert judged.verdict.cause == "docker-restart"
+
+
+# --- whatever comes ------------------------------------------------------------------
+
+NUMBERS = st.sampled_from([0, 1, 9, 15, 137, MAIN, BASE, BASE + MS, BASE + 2 * MS, 1 << 62, -1])
+WORDS = st.sampled_from(
+    [C, OTHER, "", "request", "answer", "begin", "end", "start", "stop", "pre-task", "subject", "die",
+     "kill", "container", "exit", "alive", "gone", "dockerd", "shim", "active", "trace", "A", "machine",
+     "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/docker/"
+     + C + ",task_memcg=/docker/" + C + f",task=x,pid={MAIN},uid=0",
+     f"            runc-7      [001] d..2.  5000.000001: signal_generate: sig=9 errno=0 code=0 comm=sh pid={MAIN} grp=1 res=0",
+     "31 30 8:1 /src//deleted /work ro,relatime - tmpfs x rw,size=4k", f"container {C} is not running"]
+)  # fmt: skip
+VALUES = {
+    "int": NUMBERS, "int | None": st.none() | NUMBERS, "str": WORDS, "str | None": st.none() | WORDS,
+    "bool": st.booleans(), "float": st.floats(allow_nan=False), "float | None": st.none() | st.floats(0, 1e6),
+    "list[int]": st.lists(NUMBERS, max_size=3), "list[str]": st.lists(WORDS, max_size=3),
+    "list[float]": st.lists(st.floats(0, 9), max_size=3), "dict[str, str]": st.dictionaries(WORDS, WORDS, max_size=3),
+    "dict[str, int]": st.dictionaries(WORDS, NUMBERS, max_size=3),
+    "dict[str, Any]": st.dictionaries(WORDS, WORDS | NUMBERS | st.none(), max_size=3),
+    "dict[str, Any] | None": st.none() | st.fixed_dictionaries({"Status": WORDS, "ExitCode": NUMBERS | WORDS}),
+    "dict[str, dict[str, int]]": st.dictionaries(WORDS, st.dictionaries(WORDS, NUMBERS, max_size=2), max_size=2),
+    "list[dict[str, Any]]": st.just([]),
+}  # fmt: skip
+ANY = st.one_of(
+    [
+        st.builds(kind, **{f.name: VALUES[str(f.type)] for f in fields(kind) if f.name != "n"})
+        for kind in e.KINDS.values()
+    ]
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ANY, max_size=25), st.booleans())
+def test_any_events_at_all_are_judged(events, within):
+    """Events that make no sense, alone or inside a real trial, give a judgement, not an exception."""
+    story = Story().run() if within else Story(sources=())
+    judged = judge(build([*story.events, *events]))
+    assert judged.outcome in Outcome
+    assert (judged.verdict is not None) == (judged.outcome in (Outcome.DIED, Outcome.EXEC_FAILED))
+
+
+def test_a_main_process_that_a_restart_started_is_not_ended_by_it():
+    """It crashed before the restart was answered: a death of its own, and no race."""
+    story = Story().run(10).harness(1000, e.Phase, phase="remount", edge="begin")
+    call = {"call": "restart", "container": C, "planned": True}
+    story.harness(1000, e.ApiCall, edge="request", **call).ends(1010, 0)
+    story.main = 5000
+    story.run(1060, pid=5000, call=False).ends(1120, 3 << 8, pid=5000)
+    story.harness(1200, e.ApiCall, edge="answer", http=204, **call)
+    story.harness(1200, e.Phase, phase="remount", edge="end")
+    refused = f"Container {C} is not running"
+    story.pre_task(1201, 1210, exit_code=None, http=409, error=refused).over(code=3)
+    planned, own = deaths(build(story.events))
+    assert (planned.planned, own.planned) == (True, False)
+    assert own.exit_code == 3
