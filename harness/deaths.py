@@ -139,7 +139,7 @@ def _ending(history: History, run: Run, limit: int | None) -> Ending | None:
     _, at, _, source, _ = told[0]
     if limit is not None and at > limit:
         return None
-    by = _planned(history, run.container, at, source)
+    by = _planned(history, run, at, source)
     status = _status(history, run.main, until) if run.main is not None and not failed else None
     engine_code = die.what.exit_code if die is not None else _looked_code(history, run)
     return Ending(
@@ -322,16 +322,21 @@ def refused_as_dead(attempt: Attempt) -> bool:
     return fault is not None and attempt.http in (409, 500) and fault.what in DEATH_TEXTS
 
 
-def _planned(history: History, container: str, at: int, source: str) -> Call | None:
-    """Our planned request that was under way when it ended (until the stop was answered)."""
+def _planned(history: History, run: Run, at: int, source: str) -> Call | None:
+    """Our planned request that was under way when it ended (until the stop was answered).
+
+    A restart's own start lies inside its request: the main process that began there was not
+    there to be stopped, and its end is nobody's plan.
+    """
     # The request is stamped before it is sent and the kernel ends the process before the
     # engine answers; the engine's own `die` can come after its answer.
     slack = {"trace": KERNEL, "proc": ENGINE, "pidfd": 5 * ENGINE}.get(source, 200 * ENGINE)
     for call in history.calls:
         if (
             call.planned
-            and call.container == container
+            and call.container == run.container
             and call.call in ENDING_CALLS
+            and run.begin <= call.begin
             and (
                 call.begin - min(slack, ENGINE) <= at
                 and (call.end is None or at <= call.end + slack)
