@@ -86,7 +86,7 @@ class Story:
             container=container,
             name="main",
             image="busybox:1",
-            limits={"Memory": self.limit or 0},
+            limits={"Memory": self.limit or 0, "NetworkMode": "bridge"},
             config=config,
         )
 

@@ -218,22 +218,6 @@ def compare(
 
 
 @_verb(
-    positional=["what"],
-    help={
-        "what": "observe: how soon, how dear, how complete we watch",
-        "only": "parts of it, comma-separated",
-        "quick": "fewer repetitions: a smoke test, not a result",
-        "json": _JSON,
-    },
-)
-def bench(
-    c: Context, what: str = "observe", only: str = "", quick: bool = False, json: bool = False
-) -> None:
-    """Ratios against what people do by hand, both sides measured in one run."""
-    _call("bench", json=json, arguments={"what": what, "only": only, "quick": quick})
-
-
-@_verb(
     help={
         "n": "trials of each cause",
         "cause": "only these, comma-separated names of experiments/causes",
@@ -304,10 +288,16 @@ def bench(
     _call("bench", json=json, arguments={"what": what, "only": only, "quick": quick})
 
 
-@_verb(help={"fast": "only what needs no engine", "k": "as pytest -k"})
-def test(c: Context, fast: bool = False, k: str = "") -> None:
+@_verb(
+    help={
+        "fast": "only what needs no engine",
+        "vm": "virtual machines too: many minutes under software emulation",
+        "k": "as pytest -k",
+    }
+)
+def test(c: Context, fast: bool = False, vm: bool = False, k: str = "") -> None:
     """All tests: fast ones, and real ones on an engine that they start themselves."""
-    _call("test", json=False, arguments={"fast": fast, "k": k})
+    _call("test", json=False, arguments={"fast": fast, "vm": vm, "k": k})
 
 
 @_verb()
