@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import lease
+from harness import lease, process
 from harness.machine import cgroups, supply
 
 GIB = 1 << 30
@@ -33,7 +33,7 @@ def findings(root: Path = Path("/"), places: lease.Places | None = None) -> list
     found = []
     for check in (
         _swap, _memory, _overcommit, _panic, _killers, _battery, _governor, _load, _own_limit,
-        _resource,
+        _resource, _namespace,
     ):  # fmt: skip
         one = check(root)
         if one is not None:
@@ -187,6 +187,18 @@ def _resource(root: Path) -> Finding | None:
                 "run on a host (or in a container with --cap-add SYS_RESOURCE) that has it",
             )
     return None
+
+
+def _namespace(root: Path) -> Finding | None:
+    """Only where /proc is the real one: a host made up for a test has no processes."""
+    if not (root / "proc/self/ns/pid").is_symlink() or process.sees_all():
+        return None
+    return Finding(
+        "this is not the kernel's first PID namespace (a container?)",
+        "the kernel's trace and log name processes by numbers that mean nothing here: nearly"
+        " every death on machine kind `pen` comes out as unknown",
+        "run on the host itself, or in a container with --pid=host",
+    )
 
 
 def _disk(places: lease.Places) -> Finding | None:

@@ -22,9 +22,6 @@ from harness.machine.relay import SSH, Relay, ssh_target
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_INITIAL_PID_NAMESPACE = "pid:[4026531836]"
-"""PROC_PID_INIT_INO of include/linux/proc_ns.h: the same number on every kernel."""
-
 ROADS = ("beside", "ssh", "helper", "api")
 """Where the probe can stand, best evidence first."""
 
@@ -128,7 +125,7 @@ class Host:
             return f"the engine's kernel is {self._info.get('KernelVersion')}, ours {here.release}"
         if os.geteuid() != 0:
             return "not root here"
-        if os.readlink("/proc/self/ns/pid") != _INITIAL_PID_NAMESPACE:
+        if not process.sees_all():
             return "this process lives in a PID namespace of its own"
         return ""
 

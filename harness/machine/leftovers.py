@@ -161,6 +161,10 @@ class _Cleaner:
     # --- without lease ---
 
     def candidates(self) -> list[_Orphan]:
+        if not process.sees_all():
+            # Inside a container that shares its host's control groups and devices: what
+            # looks unused from here may be in the middle of somebody's sweep out there.
+            return []
         found = [
             _Orphan(f"cgroup /{name}", f"/{name}", self.empty_cgroup, f"/{name}")
             for name in self.cgroups.named(f"{LABEL}-")

@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import sys
 
-from harness import LABEL
+from harness import LABEL, process
 from harness.errors import ExitCode
 from harness.machine import ProbeSite, leftovers
 
@@ -38,7 +38,8 @@ def main(*, dry: bool = False, json: bool = False) -> int:
 
 def _instances(*, dry: bool) -> list[str]:
     """Tracing instances of dead probes, also where tracefs is mounted nowhere."""
-    if sys.platform != "linux" or os.geteuid() != 0:
+    # In a PID namespace of our own every living probe would look dead.
+    if sys.platform != "linux" or os.geteuid() != 0 or not process.sees_all():
         return []
     from harness.runner.link import clear_instances
 
