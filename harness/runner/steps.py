@@ -28,6 +28,8 @@ WARM = 5.0
 # this it is Docker's silence that is the finding.
 NOTICE = 10.0
 FLUSH = 5.0
+# Kept of the post-mortem's time for its requests when the machine was away for most of it.
+ASKING = 10.0
 
 
 def create(stage: Stage) -> None:
@@ -85,6 +87,8 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
     if noticed is not None:
         noticed.get(clock.now() + int(NOTICE * NS))
     end = clock.now() + int(stage.spec.experiment.deadlines.post_mortem * NS)
+    if not stage.link.flush(FLUSH):
+        _await_machine(stage, end - int(ASKING * NS))
 
     def left(most: float) -> float:
         # A request without time is made all the same: that it was not answered is told.
@@ -109,6 +113,17 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
         }
         stage.say(e.Note(**stage.now(), what="system df", data=data))
     return stage.link.flush(FLUSH)
+
+
+def _await_machine(stage: Stage, end: int) -> None:
+    """A machine that boots or stands still alone knows what became of its containers.
+
+    Asked for only where the probe is away: an engine that was killed is not waited for.
+    """
+    while stage.clock.now() < end:
+        if stage.link.flush(FLUSH) and stage.engine.ping(deadline=5).ok:
+            return
+        stage.clock.sleep(0.5)
 
 
 def _look_at(stage: Stage, container: str, left: Callable[[float], float]) -> None:
