@@ -78,23 +78,36 @@ def trial_end(history: History) -> int | None:
     return None if clean is None else clean.begin
 
 
+FOUND_LATE = 5_000_000_000
+"""A main process can be found so long after the engine said it started it."""
+
+
 def runs(history: History, container: str) -> tuple[Run, ...]:
     """The starts of a container, by its main processes, and by the engine's word where none was found."""
-    starts: list[tuple[int, Main | None]] = [(m.begin, m) for m in history.mains_of(container)]
+    mains = history.mains_of(container)
+    starts: list[tuple[int, Main | None]] = [(m.begin, m) for m in mains]
+    words = [
+        s
+        for s in history.engine
+        if s.what.id == container
+        and s.what.type == "container"
+        and s.what.action in ("start", "die")
+    ]
     unclaimed = list(starts)
-    for seen in history.engine:
-        if (
-            seen.what.id == container
-            and seen.what.type == "container"
-            and seen.what.action == "start"
-        ):
-            mine = [s for s in unclaimed if s[0] <= seen.at + ENGINE]
-            if mine:
-                unclaimed.remove(mine[-1])
-                for older in mine[:-1]:
-                    unclaimed.remove(older)
-            else:
-                starts.append((seen.at, None))
+    for index, seen in enumerate(words):
+        if seen.what.action != "start":
+            continue
+        mine = [s for s in unclaimed if s[0] <= seen.at + ENGINE]
+        if mine:
+            unclaimed = [s for s in unclaimed if s not in mine]
+            continue
+        # Found late: it is the same start unless the engine said something else in between.
+        after = words[index + 1].at if index + 1 < len(words) else seen.at + FOUND_LATE
+        late = [s for s in unclaimed if s[0] <= min(after, seen.at + FOUND_LATE)]
+        if late:
+            unclaimed.remove(late[0])
+        else:
+            starts.append((seen.at, None))
     starts.sort(key=lambda s: s[0])
     if not starts and (began := _began(history, container)) is not None:
         starts = [(began, None)]
@@ -133,6 +146,17 @@ def _ending(history: History, run: Run, limit: int | None) -> Ending | None:
         told.append((8, failed.end or failed.begin, failed.answer_n or failed.n, "api", failed))
     if not told:
         told += _refusals(history, run)
+    if not told and until is not None:
+        # It was started again, so it had ended, whoever was blind to that.
+        told += [
+            (10, until, m.n, "start", m)
+            for m in history.mains_of(run.container)
+            if m.begin == until
+        ] or [
+            (10, until, s.n, "start", s)
+            for s in history.engine
+            if s.what.id == run.container and s.what.action == "start" and s.at == until
+        ]
     if not told:
         return None
     told.sort(key=lambda t: (t[0], t[1]))

@@ -279,3 +279,58 @@ def test_a_main_process_that_a_restart_started_is_not_ended_by_it():
     planned, own = deaths(build(story.events))
     assert (planned.planned, own.planned) == (True, False)
     assert own.exit_code == 3
+
+
+# --- starts ----------------------------------------------------------------------------
+
+
+def test_who_was_started_again_had_ended():
+    """A second start without any word of the first one's end is an end all the same."""
+    story = Story(sources=("docker",)).run().docker(2000, "start")
+    (death,) = of(story.over(status="running"))
+    assert (death.at_source, death.planned) == ("start", False)
+
+
+def test_a_main_process_that_is_found_late():
+    """Found after the engine's `start`, it is that start's, not another one."""
+    story = Story(sources=("docker",)).run()
+    story.say(
+        400,
+        e.MainProcess,
+        source="main",
+        container=C,
+        pid=MAIN,
+        start=0,
+        nspids=[MAIN, 1],
+        cgroup="/x",
+    )
+    assert of(story.over(status="running")) == ()
+
+
+def rebooted(story, status, code=0):
+    """The machine goes away at 2 s and is there again: another boot id, boottime from zero."""
+    hello = {"source": "probe", "version": 1, "kernel": "6", "python": "3", "cgroup": 2, "hz": 100,
+             "monitors": "light", "pid": 1}  # fmt: skip
+    story.events.append(e.Hello(t=3 * 10**9, seen=3 * 10**9, boot_id="boot-2", **hello))
+    at = BASE + 12 * 10**9
+    story.events.append(
+        e.ClockLink(
+            t=at, seen=at, source="link", clock="harness", offset=4 * 10**9 - at, error=50_000
+        )
+    )
+    return story.over(15000, status=status, code=code)
+
+
+def test_a_machine_that_booted_again():
+    """Nobody saw it end before the machine had booted again: the machine went down."""
+    judged = judge(build(rebooted(Story().run(), "exited", 255).events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
+
+
+def test_a_death_before_the_boot_is_its_own():
+    """What the kernel saw before the machine went down is not the boot's doing."""
+    story = (
+        Story().run().signal(1000, 9, MAIN, sender=8000, comm="sh", place="host").ends(1000.2, 9)
+    )
+    judged = judge(build(rebooted(story, "exited", 137).events))
+    assert judged.verdict.cause == "host-kill"

@@ -128,7 +128,8 @@ def _unknown(case: Case, held: Sequence[Held], why: str, best: Held | None) -> V
 
 def _rejected(cause: str, held: Sequence[Held], case: Case) -> tuple[Rejected, ...]:
     """Rules of which something was there, and why they are not it; the nearest first."""
-    near = [h for h in held if not h.applies and h.near and h.rule.cause != cause]
+    wide = CAUSES[cause].broader
+    near = [h for h in held if not h.applies and h.near and h.rule.cause not in (cause, wide)]
     near.sort(key=lambda h: -h.met / len(h.rule.needs))
     found: dict[str, str] = {}
     for one in near:
