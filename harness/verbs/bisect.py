@@ -51,7 +51,7 @@ def main(
     overrides: Sequence[str] = (),
     most: int = 400,
     budget: str = "",
-    restart: float = 5.0,
+    restart: str | float = 5.0,
     seed: str = "",
     monitors: str = "",
     resume: str | bool = "",
@@ -118,7 +118,9 @@ def main(
         if frozen.get("history"):
             hunting.history(hunt, cells, campaign.meta(), but=campaign.name)
     print(f"campaign {campaign.name}, seed {number}: {campaign.path}", file=sys.stderr)
-    return go(hunt, campaign, seed=number, most=most, options=options, restart=restart, json=json)
+    return go(
+        hunt, campaign, seed=number, most=most, options=options, restart=_number(restart), json=json
+    )
 
 
 def go(
@@ -275,6 +277,16 @@ def _find(file: str) -> Path:
         if path.is_file():
             return path
     return Path(file)
+
+
+def _number(text: str | float) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1e6:
+        raise bad(f"--restart {text}", "no number of trials", "--restart 5")
+    return found
 
 
 def _share(option: str, text: str) -> float | None:

@@ -173,10 +173,30 @@ def judge(c: Context, campaign: str = "", json: bool = False) -> None:
     _call("judge", json=json, arguments={"campaign": campaign})
 
 
-@_verb(positional=["campaign"], help={"campaign": _CAMPAIGN, "json": _JSON})
-def table(c: Context, campaign: str = "", json: bool = False) -> None:
+@_verb(
+    positional=["campaign"],
+    help={
+        "campaign": _CAMPAIGN,
+        "level": "the rate whose crossing dose-response curves show, e.g. 10%",
+        "picture": "a folder for those curves as SVG files",
+        "markdown": "as Markdown",
+        "json": _JSON,
+    },
+)
+def table(
+    c: Context,
+    campaign: str = "",
+    level: str = "",
+    picture: str = "",
+    markdown: bool = False,
+    json: bool = False,
+) -> None:
     """The table of a stored campaign."""
-    _call("table", json=json, arguments={"campaign": campaign})
+    _call(
+        "table",
+        json=json,
+        arguments={"campaign": campaign, "level": level, "picture": picture, "markdown": markdown},
+    )
 
 
 @_verb(
@@ -242,7 +262,9 @@ def show(c: Context, trial: str = "", json: bool = False) -> None:
     _call("show", json=json, arguments={"trial": trial})
 
 
-@_verb(positional=["files"], help={"files": "experiments and matrices, comma-separated", "json": _JSON})
+@_verb(
+    positional=["files"], help={"files": "experiments and matrices, comma-separated", "json": _JSON}
+)
 def validate(c: Context, files: str = "", json: bool = False) -> None:
     """Read files and report every problem; run nothing."""
     _call("validate", json=json, arguments={"files": [f for f in files.split(",") if f]})
@@ -273,6 +295,146 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
 
 
 @_verb(
+    # More options than letters.
+    auto_shortflags=False,
+    positional=["file"],
+    iterable=["o"],
+    optional=["resume"],
+    help={
+        "file": "a matrix, or an experiment with -o for its axis",
+        "axis": "search along it: for a threshold with --rate, else for the first bad value",
+        "rate": "the death rate to find, e.g. 20%",
+        "tolerance": "how far from it the answer may be, e.g. 10pp; half of it costs four times as much",
+        "direction": "deaths along the axis: rising or falling; nothing: found out",
+        "good": "a configuration that lives",
+        "bad": "a configuration that dies: which of the settings that differ does it?",
+        "candidates": "an ordered list, good to bad: OLD,...,NEW or git:GOOD..BAD",
+        "run": "a command that tries one candidate ({}): exit 0 lived, 125 can not be told",
+        "o": _OVERRIDE,
+        "most": "trials at most",
+        "budget": "time for all, e.g. 2h",
+        "restart": "what a machine restart costs, in trials",
+        "seed": "of every random choice",
+        "monitors": "off, light or full",
+        "resume": "go on with an unfinished search (its name, or 'latest')",
+        "no-history": "use nothing of earlier campaigns",
+        "as-bisect": "judge one configuration for `git bisect run`: exit 0 good, 1 bad, 125 unknown",
+        "below": "with --as-bisect: a rate that is good",
+        "above": "with --as-bisect: a rate that is bad",
+        "json": _JSON,
+    },
+)
+def bisect(
+    c: Context,
+    file: str = "",
+    axis: str = "",
+    rate: str = "",
+    tolerance: str = "10pp",
+    direction: str = "",
+    good: str = "",
+    bad: str = "",
+    candidates: str = "",
+    run: str = "",
+    o: list[str] = [],  # noqa: B006
+    most: int = 400,
+    budget: str = "",
+    restart: str = "5",
+    seed: str = "",
+    monitors: str = "",
+    resume: str = "",
+    no_history: bool = False,
+    as_bisect: bool = False,
+    below: str = "1%",
+    above: str = "10%",
+    json: bool = False,
+) -> None:
+    """Where it begins: the threshold on an axis, the first bad of a list, the settings that kill."""
+    _call(
+        "bisect",
+        json=json,
+        arguments={
+            "file": file, "axis": axis, "rate": rate, "tolerance": tolerance,
+            "direction": direction, "good": good, "bad_": bad, "candidates": candidates,
+            "run": run, "overrides": o, "most": most, "budget": budget, "restart": restart,
+            "seed": seed, "monitors": monitors, "resume": resume, "no_history": no_history,
+            "as_bisect": as_bisect, "below": below, "above": above,
+        },
+    )  # fmt: skip
+
+
+@_verb(
+    positional=["trial"],
+    optional=["resume"],
+    help={
+        "trial": "CELL/N or CELL of the latest campaign, or CAMPAIGN:CELL/N",
+        "cause": "take away this one instead of what the verdict says",
+        "most": "trials at most",
+        "budget": "time for all, e.g. 30m",
+        "seed": "of every random choice",
+        "monitors": "off, light or full",
+        "resume": "go on with an unfinished one (its name, or 'latest')",
+        "json": _JSON,
+    },
+)
+def confirm(
+    c: Context,
+    trial: str = "",
+    cause: str = "",
+    most: int = 200,
+    budget: str = "",
+    seed: str = "",
+    monitors: str = "",
+    resume: str = "",
+    json: bool = False,
+) -> None:
+    """Take away only the suspected cause and run both again: does the rate drop?"""
+    _call(
+        "confirm",
+        json=json,
+        arguments={
+            "trial": trial, "cause": cause, "most": most, "budget": budget, "seed": seed,
+            "monitors": monitors, "resume": resume,
+        },
+    )  # fmt: skip
+
+
+@_verb(
+    positional=["matrix"],
+    iterable=["o"],
+    help={
+        "matrix": "a matrix file",
+        "o": _OVERRIDE,
+        "budget": "time for the sweep and the bisection together, e.g. 1h",
+        "seed": "of every random choice",
+        "monitors": "off, light or full",
+        "against": "how many of the last good nights are the baseline",
+        "no-bisect": "do not search what got worse",
+        "json": _JSON,
+    },
+)
+def nightly(
+    c: Context,
+    matrix: str = "",
+    o: list[str] = [],  # noqa: B006
+    budget: str = "",
+    seed: str = "",
+    monitors: str = "",
+    against: int = 1,
+    no_bisect: bool = False,
+    json: bool = False,
+) -> None:
+    """Sweep, compare with the last good night, bisect what got worse, write reports."""
+    _call(
+        "nightly",
+        json=json,
+        arguments={
+            "matrix_file": matrix, "overrides": o, "budget": budget, "seed": seed,
+            "monitors": monitors, "against": against, "no_bisect": no_bisect,
+        },
+    )  # fmt: skip
+
+
+@_verb(
     positional=["what"],
     help={
         "what": "observe: detection, cost, perturbation, nothing missed",
@@ -284,7 +446,7 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
 def bench(
     c: Context, what: str = "observe", only: str = "", quick: bool = False, json: bool = False
 ) -> None:
-    """How well we watch, as ratios against what people do by hand."""
+    """How well we watch and how well we count, as ratios against what others do."""
     _call("bench", json=json, arguments={"what": what, "only": only, "quick": quick})
 
 

@@ -39,6 +39,11 @@ _KEYS: dict[str, dict[str, Any]] = {
         "death": None, "verdict": None,
     },
     "compare": {"a": None, "b": None, "environment": [], "cells": [], "overall": None},
+    "bisect": {
+        "kind": None, "answer": None, "confidence": None, "trials": 0, "restarts": 0, "steps": [],
+    },
+    "confirm": {"trial": None, "cause": None, "changed": [], "confirmed": None},
+    "nightly": {"campaign": None, "matrix": None, "table": None, "compare": None, "bisect": None},
     "validate": {"files": []},
     "clean": {"removed": [], "stuck": [], "spared": []},
     "doctor": {"machines": [], "sources": [], "findings": []},
