@@ -132,13 +132,12 @@ def _say(verb: str, error: DeathbenchError, *, json: bool, code: int | None = No
     try:
         if json:
             print(jsonlib.dumps(document(verb, error, code)))
-            sys.stdout.flush()
-        else:
-            print(error, file=sys.stderr)
-    except OSError as gone:
-        if gone.errno not in _NOBODY:
-            raise
+        sys.stdout.flush()
+    except OSError:  # stdout itself is full or gone: what is left in it can not be told
         _hush(sys.stdout)
+        json = False
+    if not json:
+        print(error, file=sys.stderr)
     return code
 
 
