@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json as jsonlib
+import math
 from typing import TYPE_CHECKING, Any
 
 from harness import units
+from harness.report import words
+from harness.stats import sequential
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +51,60 @@ def document(loaded: Loaded, specs: Sequence[TrialSpec], seed: int) -> dict[str,
         "machine_starts": len(blocks),
         "seconds": sum(b["seconds"] for b in blocks),
         "bytes": TRIAL_BYTES * len(specs),
+        "power": power(loaded),
         "blocks": blocks,
     }
+
+
+def power(loaded: Loaded) -> dict[str, Any]:
+    """What so many trials a cell can find out; see `stats.sequential.plan`."""
+    trials = loaded.matrix.trials
+    stop = trials.stop
+    if stop is None:
+        return sequential.plan(trials.max)
+    return sequential.plan(trials.max, below=stop.below, above=stop.above, alpha=stop.alpha)
+
+
+def _power_lines(found: dict[str, Any], loaded: Loaded) -> list[str]:
+    """The same for people."""
+    most = words.count(found["max"], "trial")
+    lines = [
+        f"with {most} a cell: a rate of {words.percent(found['seen_once'])} shows a death with "
+        "95%, and no death leaves no more than that possible"
+    ]
+    if found["detectable"] is None:
+        lines.append("two cells can not be told apart with so few, whatever their rates")
+    else:
+        lines.append(
+            f"a rise from 0% to {words.percent(found['detectable'])} between two cells is found "
+            "with 80%"
+        )
+    if found["expected"]:
+        each = ", ".join(
+            f"{n:.0f} at {words.percent(float(rate))}" for rate, n in found["expected"].items()
+        )
+        errors = found["errors"]
+        lines.append(f"with the stop rule a cell needs, on average by its true rate: {each}")
+        lines.append(
+            f"a fixed number would be {found['fixed']}; between the two rates "
+            f"{words.percent(errors['undecided_between'])} stay undecided"
+        )
+    worst = [float(rate) for rate in loaded.matrix.tolerance.values()]
+    if worst and found["seen_once"] > min(worst):
+        lines.append(
+            f"a tolerance of {words.percent(min(worst))} can not be shown to be kept: "
+            f"{needed(min(worst))} trials without a death would"
+        )
+    return lines
+
+
+def needed(rate: float) -> int:
+    """Trials without a death that rule a rate out, 95 %.
+
+    >>> needed(0.05), needed(0.01)
+    (59, 299)
+    """
+    return math.ceil(math.log(0.05) / math.log1p(-rate)) if 0 < rate < 1 else 1
 
 
 def _seconds(spec: TrialSpec) -> float:
@@ -69,6 +124,7 @@ def print_plan(loaded: Loaded, specs: Sequence[TrialSpec], seed: int, *, json: b
         f" about {units.show_seconds(round(plan['seconds']))},"
         f" some {max(1, plan['bytes'] >> 20)}MiB of results; seed {seed}"
     )
+    print("\n".join(_power_lines(plan["power"], loaded)))
     for block in plan["blocks"]:
         machine = ", ".join(
             f"{key} {units.show_size(value) if key in {'memory', 'disk'} else value}"
