@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness import clock, inject, matrix, process, scale, spec, units
 from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
-from harness.machine import choose
+from harness.machine import choose, health
 from harness.report.progress import Progress
 from harness.scale import Ended, Options
 from harness.schedule import replay
@@ -99,7 +99,11 @@ def execute(
             choose.check(one)
         _refuse_injections(specs)
         options.auto = choose.resolve("auto") if _any_auto(specs) else options.auto
-        campaign = Campaign.create(loaded.matrix.name, frozen(loaded, seed, options))
+        findings = [finding.what for finding in health.findings()]
+        if findings:
+            print(f"beware: {'; '.join(findings)} (./inv doctor says more)", file=sys.stderr)
+        meta = {**frozen(loaded, seed, options), "findings": findings}
+        campaign = Campaign.create(loaded.matrix.name, meta)
     else:
         options.auto = str(campaign.meta().get("auto") or options.auto)
     progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
