@@ -30,6 +30,10 @@ CHAIN = 2_000_000_000
 """How long after one of its processes was killed a main process still leaves because of it."""
 
 
+AT_ONCE = 500_000_000
+"""What a main process does first after one of its processes was killed: clean up, report."""
+
+
 class Scope(StrEnum):
     """Whose memory ran out."""
 
@@ -185,7 +189,39 @@ def victims(case: Case) -> tuple[Fallen, ...]:
 
 def _near(case: Case) -> list[Fallen]:
     """Those that fell so shortly before the end that they are its reason."""
-    return [f for f in victims(case) if case.at - f.at <= window(case, 9)]
+    return [
+        f
+        for f in victims(case)
+        if case.at - f.at <= window(case, 9) and not _stranger(case, f) and not _went_on(case, f)
+    ]
+
+
+def _stranger(case: Case, fallen: Fallen) -> bool:
+    """Was it an exec's process? Those come from the shim, and the main process hears nothing of them."""
+    makers = [made.what.pid for made in case.history.makers(fallen.pid, fallen.at)]
+    return (
+        case.main is not None
+        and case.main.pid not in makers
+        and any(case.history.daemon_at(pid, fallen.at) is not None for pid in makers)
+    )
+
+
+def _went_on(case: Case, fallen: Fallen) -> bool:
+    """Did the main process start something else after it, and leave only when that was over?
+
+    One that passes the status on says itself what it left of.
+    """
+    if case.main is None or case.left_with == 128 + 9 or case.at - fallen.at <= AT_ONCE:
+        return False
+    begun = [
+        f.what.child
+        for f in case.history.forks
+        if f.what.pid == case.main.pid and fallen.at < f.at <= case.at
+    ]
+    return any(
+        p.what.what == "exit" and p.what.pid in begun and p.at - fallen.at > AT_ONCE
+        for p in case.history.procs
+    )
 
 
 def chose_child(case: Case) -> Clues:

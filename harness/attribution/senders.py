@@ -25,7 +25,12 @@ ENDING = frozenset({1, 2, 3, 15})
 """Signals that mean "leave" to a program that handles them."""
 USER = frozenset({10, 12})
 OBEY = 12_000_000_000
-"""`docker stop` gives ten seconds; who leaves later than that leaves for another reason."""
+"""The engine on its way down gives ten seconds; who leaves later leaves for another reason."""
+ASKED_TO_STOP = 600_000_000_000
+"""A stop whose last word came after the end was waiting for it all along, however long."""
+SOON = 3_000_000_000
+"""A signal that nobody waits behind. A program may as well handle it and go on; one that
+ends later than this may have ended for any reason."""
 RELOAD = 1_000_000_000
 """HUP and USR signals mean other things as well: they count only at once."""
 
@@ -66,11 +71,29 @@ def obeyed(case: Case) -> Seen[Signal] | None:
         if s.what.code == SI_KERNEL or s.what.result != DELIVERED or s.at > case.at + KERNEL:
             continue
         ago = case.at - s.at
-        if s.what.sig in ENDING - {1} and ago <= OBEY:
-            return s
-        if s.what.sig in USER | {1} and ago <= RELOAD:
+        if ago <= _patience(case, s):
             return s
     return None
+
+
+def _patience(case: Case, signal: Seen[Signal]) -> int:
+    """How long after this signal an end can still be the answer to it; -1: never."""
+    sig = signal.what.sig
+    if by_runtime(case, signal):
+        told = [e for e in case.foreign("kill") if e.what.signal in (None, sig)]
+        if told and case.foreign("stop", "restart"):
+            return ASKED_TO_STOP  # the image says which signal: it may be any
+        if not told and sig in ENDING - {1}:
+            return OBEY
+    if sig in ENDING - {1}:
+        return SOON
+    return RELOAD if sig in USER | {1} else -1
+
+
+def by_runtime(case: Case, signal: Seen[Signal]) -> bool:
+    """Is its sender the engine's, or, where nobody saw the sender, called like a runtime?"""
+    where = place(case, signal)
+    return where == "engine" or (where is None and signal.what.sender_name in RUNTIMES)
 
 
 def deciding(case: Case) -> Seen[Signal] | None:
