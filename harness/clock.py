@@ -65,6 +65,9 @@ class Clock(Protocol):
     def first_in_line(self) -> None:
         """The calling thread keeps an instant: it is woken before others, where that can be had."""
 
+    def ahead(self) -> None:
+        """The calling thread must not keep one that is first in line waiting."""
+
 
 class _Inbox(Generic[T]):
     # SimpleQueue: its `put` is the only one that a signal handler may call at any time.
@@ -111,6 +114,9 @@ class RealClock:
     def first_in_line(self) -> None:
         first_in_line()
 
+    def ahead(self) -> None:
+        ahead()
+
 
 def first_in_line() -> None:
     """The calling thread is woken before others on a busy host.
@@ -119,7 +125,19 @@ def first_in_line() -> None:
     may do that (no root, no Linux) it waits its turn.
     """
     with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def ahead() -> None:
+    """The calling thread gets a processor before those who calculate.
+
+    One interpreter runs one thread at a time: one that was put aside in the middle of its
+    work holds up even the thread that is first in line. What it starts, threads and
+    processes, begins without this: a machine under test must not inherit it.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -15)
 
 
 def now() -> int:

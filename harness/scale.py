@@ -9,6 +9,7 @@ budget, machine lost), machines are taken down and everything finished is kept.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 import threading
 from contextlib import contextmanager
@@ -134,6 +135,9 @@ def run(
         EnvironmentInvalid: no machine can be had at all; nothing was run.
     """
     world = world or RealWorld()
+    # What was loaded until now stays: a collection in the middle of a delay need not look at it.
+    gc.collect()
+    gc.freeze()
     shared = _Shared(schedule)
     worker = _Worker(campaign, progress, options, shared, world, world.clock.now())
 

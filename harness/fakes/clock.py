@@ -87,6 +87,9 @@ class Clock:
     def first_in_line(self) -> None:
         """Whoever is woken here runs at once."""
 
+    def ahead(self) -> None:
+        """Nobody is ever put aside here."""
+
     # --- what the fakes use ---
 
     def at(self, instant: int, call: Callable[[], None]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LATENCY = 0.001
+START = 0.05
+"""In a restart, from the old main process's `die` to the new one: a shim, a file system."""
 
 
 class Gone(Exception):
@@ -217,6 +219,7 @@ class Engine(real.Engine):
             if box.running:
                 self._down(box, grace)
                 self._docker.tell("stop", box)
+            self._pass(START, self._docker.epoch)
             self._docker.start(box.id)
             self._docker.tell("restart", box)
 

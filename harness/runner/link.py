@@ -278,6 +278,7 @@ class ProbeLink:
 
     def _listen(self, child: process.Child, overhearing: threading.Thread) -> None:
         assert child.popen.stdout is not None
+        clock.ahead()
         for line in child.popen.stdout:
             event = decode(line)
             if event is None:

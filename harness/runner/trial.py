@@ -137,6 +137,7 @@ class Trial:
         Raises:
             EnvironmentInvalid: the history can not be written.
         """
+        self.clock.ahead()
         self.measured.begin()
         try:
             for event in self.link.states():
