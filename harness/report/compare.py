@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode
 from harness.model.verdicts import Hypothesis
+from harness.report import tally
 from harness.stats import compare as tests
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def build(
     dropped = frozenset(drop)
     side_a, side_b = _side(a, only or {}, dropped), _side(b, only or {}, dropped)
     both = [key for key in side_a if key in side_b]
+    both.sort(key=lambda key: tally.place(side_a[key].config))
     raw = [(side_a[key], side_b[key]) for key in both]
     p_values = [tests.boschloo(x.died, x.observed, y.died, y.observed) for x, y in raw]
     # A cell that nobody could have seen change is no test and takes no share of the level.

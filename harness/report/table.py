@@ -233,7 +233,9 @@ def from_tally(
     """
     planned = {name: tally.CellCounts(name, config) for name, config in cells}
     every = {**planned, **counts.cells}
-    in_order = {c.cell: c for c in sorted(every.values(), key=_place)}
+    in_order = {
+        c.cell: c for c in sorted(every.values(), key=lambda c: (*tally.place(c.config), c.cell))
+    }
     seen = {h for c in counts.cells.values() for h in c.hypotheses}
     killers = tuple(h.value for h in Hypothesis if h.value in seen)
     rows = tuple(
@@ -292,19 +294,6 @@ def _drift(counts: tally.Tally, control: str | None, *, watched: bool) -> Drift 
         return None
     found = test_drift((c.order, c.died_in_order) for c in chosen)
     return None if found.trend is None else found
-
-
-def _place(counts: tally.CellCounts) -> tuple[Any, ...]:
-    """Axis by axis, numbers by size, `none` (no limit at all) after the largest of them."""
-    parts: list[tuple[int, float, str]] = []
-    for content in counts.config.values():
-        if isinstance(content, (int, float)):
-            parts.append((0, float(content), ""))
-        elif content is None:
-            parts.append((2, 0.0, ""))
-        else:
-            parts.append((1, 0.0, str(content)))
-    return (*parts, counts.cell)
 
 
 def _row(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.model.verdicts import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 DIED, SURVIVED = Outcome.DIED.value, Outcome.SURVIVED.value
 EXEC_FAILED = Outcome.EXEC_FAILED.value
@@ -61,6 +61,23 @@ class CellCounts:
     def trials(self) -> int:
         """All trials that count, judged."""
         return self.observed + self.unobserved + self.invalid
+
+
+def place(config: Mapping[str, Any]) -> tuple[tuple[int, float, str], ...]:
+    """For sorting: axis by axis, numbers by size, `none` (no limit) after the largest.
+
+    >>> sorted([{"m": None}, {"m": 64}, {"m": 8}], key=place)
+    [{'m': 8}, {'m': 64}, {'m': None}]
+    """
+    parts: list[tuple[int, float, str]] = []
+    for content in config.values():
+        if isinstance(content, (int, float)):
+            parts.append((0, float(content), ""))
+        elif content is None:
+            parts.append((2, 0.0, ""))
+        else:
+            parts.append((1, 0.0, str(content)))
+    return tuple(parts)
 
 
 @dataclass(slots=True)

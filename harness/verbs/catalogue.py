@@ -71,6 +71,7 @@ def _verb(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         "until-deaths": "stop a cell after so many deaths",
         "keep-dead": "leave the first dead container and its machine, with the commands to look at it",
         "monitors": "off, light or full",
+        "against": "another matrix or campaign, run side by side in blocks of two: what changed",
         "json": _JSON,
     },
 )
@@ -86,6 +87,7 @@ def sweep(
     until_deaths: int = 0,
     keep_dead: bool = False,
     monitors: str = "",
+    against: str = "",
     json: bool = False,
 ) -> None:
     """Plan, run, judge, tabulate: the main job."""
@@ -95,7 +97,7 @@ def sweep(
         arguments={
             "matrix": matrix, "overrides": o, "plan": plan, "resume": resume, "seed": seed,
             "jobs": jobs, "budget": budget, "until_deaths": until_deaths,
-            "keep_dead": keep_dead, "monitors": monitors,
+            "keep_dead": keep_dead, "monitors": monitors, "against": against,
         },
     )  # fmt: skip
 

@@ -103,15 +103,15 @@ def run(
         hunt.machine_of or (lambda q: hunt.cell_of(q).machine),
         most=most, restart=restart, budget=options.budget, hopeless=hunt.hopeless,
     )  # fmt: skip
-    finished = list(_finished(campaign))
-    if finished:
+    done = list(finished(campaign))
+    if done:
         # Question names are known once each question has been turned into its cell.
-        wanted = {str(t["cell"]) for t in finished}
+        wanted = {str(t["cell"]) for t in done}
         for question in range(hunt.questions):
             if not wanted - set(hunt.names):
                 break
             hunt.names.setdefault(hunt.cell_of(question).name, question)
-        asking.resume(finished, hunt.names)
+        asking.resume(done, hunt.names)
 
     def hear(step: Step) -> None:
         what = words.config(dict(step.config))
@@ -120,7 +120,7 @@ def run(
         progress.note(f"  {what}: {came}; {hunt.say()}{left}")
 
     asking.hear = hear
-    progress.begin(asking.expected_total(), done=len(finished))
+    progress.begin(asking.expected_total(), done=len(done))
     try:
         ending = scale.run(campaign, cast("Schedule", asking), progress=progress, options=options)
     finally:
@@ -132,7 +132,8 @@ def run(
     return asking, ending
 
 
-def _finished(campaign: Campaign) -> Iterable[dict[str, Any]]:
+def finished(campaign: Campaign) -> Iterable[dict[str, Any]]:
+    """The stored trials with their outcomes; what was not judged yet is judged now."""
     outcomes = {v["trial"]: v["outcome"] for v in campaign.verdicts()}
     for trial in campaign.trials():
         outcome = outcomes.get(trial["trial"])

@@ -68,10 +68,8 @@ def power(loaded: Loaded) -> dict[str, Any]:
 def _power_lines(found: dict[str, Any], loaded: Loaded) -> list[str]:
     """The same for people."""
     most = words.count(found["max"], "trial")
-    lines = [
-        f"with {most} a cell: a rate of {words.percent(found['seen_once'])} shows a death with "
-        "95%, and no death leaves no more than that possible"
-    ]
+    seen = words.percent(found["seen_once"])
+    lines = [f"with {most} a cell: no death leaves at most {seen} possible (95%)"]
     if found["detectable"] is None:
         lines.append("two cells can not be told apart with so few, whatever their rates")
     else:

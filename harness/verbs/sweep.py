@@ -47,12 +47,23 @@ def main(
     until_deaths: int = 0,
     keep_dead: bool = False,
     monitors: str = "",
+    against: str = "",
     json: bool = False,
 ) -> int:
-    """Run a matrix from the command line; the exit code says what the table says."""
+    """Run a matrix from the command line; the exit code says what the table says.
+
+    against: another matrix or campaign; both run side by side, and what is printed is the
+    comparison.
+    """
     chosen = options(
         monitors=monitors, jobs=jobs, budget=budget, until_deaths=until_deaths, keep_dead=keep_dead
     )
+    if resume and not against:
+        found = Campaign.open(None if resume is True or resume == "latest" else str(resume))
+        if found.meta().get("against"):
+            from harness.verbs import against as side_by_side
+
+            return side_by_side.resume(found, chosen, json=json)
     if resume:
         campaign, loaded, number = _unfinished(matrix, resume, overrides)
         chosen.monitors = monitors or str(campaign.meta().get("monitors") or chosen.monitors)
@@ -62,6 +73,11 @@ def main(
         campaign = None
     for change in loaded.changes:
         print(f"changed: {change}", file=sys.stderr)
+    if against:
+        from harness.verbs import against as side_by_side
+
+        chosen.monitors = monitors or loaded.matrix.monitors
+        return side_by_side.main(loaded, against, chosen, seed=number, json=json)
     return execute(
         loaded,
         number,
@@ -194,9 +210,7 @@ def _conclude(campaign: Campaign, ending: Ending, *, json: bool) -> int:
     if ending.how in cut:
         what = "interrupted" if ending.how is Ended.INTERRUPTED else "stopped"
         error = {"what": what, "where": campaign.name, "why": ending.why, "mend": again}
-        found = dataclasses.replace(
-            found, extra={**found.extra, "exit": int(code), "error": error}
-        )
+        found = dataclasses.replace(found, extra={**found.extra, "exit": int(code), "error": error})
     try:
         table.show(found, json=json)
     finally:  # whatever becomes of the table: the line that goes on is said
