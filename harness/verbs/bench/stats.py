@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.stats import twosample
 from harness.stats import yardstick as y
-from harness.verbs.bench.ratio import Ratio, alone
+from harness.verbs.bench.ratio import Ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +58,16 @@ def run(
     return machine, found
 
 
+def _alone(
+    name: str, value: float, *, n: int, unit: str, aim: tuple[str, float], what: str = ""
+) -> Ratio:
+    """A number of ours with an aim of its own; what: a competitor's, in words."""
+    return Ratio(
+        name=name, ours=value, other=None, competitor=what, ratio=None, low=None, high=None,
+        n=n, unit=unit, aim=aim, by="ours",
+    )  # fmt: skip
+
+
 def _to_bound(name: str, m: y.Measured, aim: float, other: float | None, against: str) -> Ratio:
     """Trials over the bound; the competitor's trials beside them."""
     return Ratio(
@@ -68,7 +78,7 @@ def _to_bound(name: str, m: y.Measured, aim: float, other: float | None, against
 
 
 def _right(name: str, m: y.Measured, aim: float = _RIGHT, what: str = "") -> Ratio:
-    return alone(
+    return _alone(
         f"{name}, right", m.right, n=m.repetitions, unit="share", aim=(">=", aim), what=what
     )
 
@@ -122,7 +132,7 @@ def _a5(repetitions: int) -> Iterator[Ratio]:
     for width in (0, 1, 3, 6):
         m = y.threshold(width, repetitions=max(20, repetitions // 2), seed=SEED)
         name = f"a5 threshold, slope of {width} points"
-        yield alone(name, m.trials, n=m.repetitions, unit="trials", aim=("<=", 80.0))
+        yield _alone(name, m.trials, n=m.repetitions, unit="trials", aim=("<=", 80.0))
         yield _right(name, m, _RIGHT, f"step model: {_STEP_MODEL_GOOD[width]}")
 
 
@@ -159,7 +169,7 @@ def _c(repetitions: int) -> Iterator[Ratio]:
     rule, outlook = y.one_cell()
     for rate, aim in ((0.0, 31.0), (0.01, 39.0), (0.10, 21.0), (0.30, 6.0)):
         name = f"c cell, 1 % or 10 %, true rate {rate:g}, exact"
-        yield alone(
+        yield _alone(
             name,
             outlook[rate].trials,
             n=rule.cap,
@@ -168,7 +178,7 @@ def _c(repetitions: int) -> Iterator[Ratio]:
             what="fixed N: 61",
         )
     for name, error in (("1", outlook[0.01].above), ("10", outlook[0.10].below)):
-        yield alone(
+        yield _alone(
             f"c cell, wrong at {name} %, exact", error, n=rule.cap, unit="share", aim=("<=", 0.05)
         )
 
@@ -184,7 +194,7 @@ def _d(repetitions: int) -> Iterator[Ratio]:
             ratio=per_arm / fisher, low=per_arm / fisher, high=per_arm / fisher,
             unit="trials per arm", aim=("<=", 0.82),
         )  # fmt: skip
-        yield alone(f"{name}, power", power, n=design.most, unit="share", aim=(">=", 0.8))
+        yield _alone(f"{name}, power", power, n=design.most, unit="share", aim=(">=", 0.8))
 
 
 def _e(repetitions: int) -> Iterator[Ratio]:
@@ -192,7 +202,7 @@ def _e(repetitions: int) -> Iterator[Ratio]:
         n = 4 * repetitions
         missed = y.looking_early(rate, repetitions=n, seed=SEED)
         name = f"e interval ever misses in 200 looks, rate {rate:g}"
-        yield alone(name, missed, n=n, unit="share", aim=("<=", 0.05), what=f"Wilson: {wilson}")
+        yield _alone(name, missed, n=n, unit="share", aim=("<=", 0.05), what=f"Wilson: {wilson}")
 
 
 def _f(repetitions: int) -> Iterator[Ratio]:
@@ -218,7 +228,7 @@ def _g(repetitions: int) -> Iterator[Ratio]:
         n = 3 * repetitions
         found = y.false_alarms(drift, repetitions=n, seed=SEED + number)
         what = f"before then after: {found['before_after']:.3g}"
-        yield alone(
+        yield _alone(
             f"g false alarms, drift {drift}",
             found["ours"],
             n=n,
