@@ -141,16 +141,23 @@ class Real:
 
     def trial(self, made, **options):
         """Run one; a Run without a fake world's parts."""
+        return self.finish(self.prepare(made, **options))
+
+    def prepare(self, made, **options):
+        """The same, not run yet."""
         written = Written()
         trial = Trial(
             trial_spec(made), machine=self.machine, engine=self.engine, link=self.link,
             writer=written, **options,
         )  # fmt: skip
-        self.held[:] = [trial]
-        run = Run(trial.clock, self.machine, self.engine, self.link, trial, written)
-        run.record = trial.run()
-        self.held[:] = []
-        return run
+        return Run(trial.clock, self.machine, self.engine, self.link, trial, written)
+
+    def finish(self, run):
+        self.held[:] = [run.trial]
+        try:
+            return run.go()
+        finally:
+            self.held[:] = []
 
     def left(self):
         """Containers, networks and volumes that are still there."""
