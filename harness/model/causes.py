@@ -77,7 +77,7 @@ _ALL = (
     Cause("main-exit-zero", _P, "its main process ended by itself with status 0"),
     Cause("main-exit-error", _P, "its main process ended by itself with an error status"),
     Cause("main-crash", _P, "its main process crashed"),
-    Cause("child-crash", _P, "one of its processes crashed and the main process passed the status on"),
+    Cause("child-crash", _P, "one of its processes crashed and the main process left because of it"),
     Cause("inside-signal", _P, "a process inside it told its main process to end"),
     Cause("inside-child-kill", _P, "a process inside it killed another one and the main process left because of it"),
     Cause("entrypoint-missing", _P, "its command does not exist or may not be executed"),
