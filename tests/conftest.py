@@ -4,6 +4,12 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
+
+# No deadlines: on a busy machine they fail tests at random. `check` asks for fewer examples.
+settings.register_profile("test", deadline=None)
+settings.register_profile("check", deadline=None, max_examples=20)
+settings.load_profile(os.environ.get("DEATHBENCH_EXAMPLES", "test"))
 
 
 def pytest_collection_modifyitems(config, items):

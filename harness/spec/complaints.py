@@ -45,7 +45,7 @@ def seen(node: Node | None) -> str:
 
 
 def legible(text: str) -> str:
-    """Without what would move the cursor or can not be written: escaped, not dropped.
+    r"""Without what would move the cursor or can not be written: escaped, not dropped.
 
     >>> legible("a\x1b[31m"), legible("\ud800")
     ('a\\x1b[31m', '\\ud800')
