@@ -90,9 +90,15 @@ def paired(
 
 
 def alone(
-    name: str, value: float, *, n: int, unit: str, aim: tuple[str, float], what: str = ""
+    name: str,
+    value: float,
+    *,
+    n: int,
+    unit: str,
+    aim: tuple[str, float] | None = None,
+    what: str = "",
 ) -> Ratio:
-    """A number of ours that has an aim of its own."""
+    """A number of ours that needs no competitor."""
     return Ratio(
         name=name, ours=value, other=None, competitor=what, ratio=None, low=None, high=None,
         n=n, unit=unit, aim=aim, by="ours",

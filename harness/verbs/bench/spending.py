@@ -73,18 +73,18 @@ def _guides(pen: Pen, containers: list[str]) -> float:
 
 def _spent(pen: Pen, seconds: float) -> float:
     """Cores that everything in the pen burnt over so many seconds."""
-    before, begin = cgroups_cpu(pen), time.monotonic()
+    before, begin = group_cpu(pen.cgroup), time.monotonic()
     time.sleep(seconds)
-    return (cgroups_cpu(pen) - before) / (time.monotonic() - begin)
+    return (group_cpu(pen.cgroup) - before) / (time.monotonic() - begin)
 
 
-def cgroups_cpu(pen: Pen) -> float:
-    """CPU seconds of everything in the pen so far."""
+def group_cpu(group: str) -> float:
+    """CPU seconds that a control group and all below it have been charged so far."""
     where = cgroups.layout()
     if where.version == 2:
-        text = (where.trees[""] / pen.cgroup.lstrip("/") / "cpu.stat").read_text()
+        text = (where.trees[""] / group.lstrip("/") / "cpu.stat").read_text()
         return int(text.split()[1]) / 1e6
-    folder = where.of("cpuacct", pen.cgroup)
+    folder = where.of("cpuacct", group)
     if folder is None:
         raise EnvironmentInvalid("no cpuacct control groups", mend="bench with --only detection")
     return int((folder / "cpuacct.usage").read_text()) / 1e9
