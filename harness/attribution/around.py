@@ -112,7 +112,14 @@ def fault(case: Case) -> Clues:
 # --- children ----------------------------------------------------------------------
 
 
-def children(case: Case) -> Iterator[Seen[ProcEvent]]:
+AT_ONCE = 300_000_000
+"""So soon a main process leaves that leaves because of a child: a shell in milliseconds."""
+
+OWN_ENDS = frozenset({13, 14})
+"""Signals that end children in the ordinary course of things: a closed pipe, a timer."""
+
+
+def children(case: Case, within: int = SHORTLY) -> Iterator[Seen[ProcEvent]]:
     """Direct children of the main process that ended shortly before it."""
     main = case.main
     if main is None:
@@ -122,22 +129,26 @@ def children(case: Case) -> Iterator[Seen[ProcEvent]]:
             p.what.what == "exit"
             and p.what.pid != main.pid
             and p.what.ppid == main.pid
-            and (case.at - SHORTLY <= p.at <= case.at + 5_000_000)
+            and case.at - within <= p.at <= case.at + 5_000_000
         ):
             yield p
 
 
-def child_crashed(case: Case) -> Clues:
-    """a child of the main process crashed, and the main process passed its status on"""
+def _passed_on(case: Case, at: int, number: int) -> bool:
+    """Did it leave because a child fell to this signal then: with the child's status, or at once?"""
     code = case.left_with
-    if code is None or code - 128 not in CORE:
-        return ()
+    return code is not None and (code == 128 + number or case.at - at <= AT_ONCE)
+
+
+def child_crashed(case: Case) -> Clues:
+    """a child of the main process crashed, and the main process left because of it"""
     return tuple(
-        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {code - 128}")
+        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {p.what.status & 0x7F}")
         for p in children(case)
         if p.what.status is not None
-        and p.what.status & 0x7F == code - 128
-        and not _sent(case, p.what.pid, code - 128)
+        and p.what.status & 0x7F in CORE
+        and _passed_on(case, p.at, p.what.status & 0x7F)
+        and not _sent(case, p.what.pid, p.what.status & 0x7F)
     )
 
 
@@ -170,21 +181,21 @@ def child_fault(case: Case) -> Clues:
 
 
 def _child_signals(case: Case) -> Iterator[Seen[Signal]]:
-    """Signals to a child of the main process that ended the child, which the main process passed on."""
-    code = case.left_with
-    if case.main is None or code is None or code == 0:
+    """Signals that ended a child of the main process, which left because of that."""
+    if case.main is None or case.left_with is None:
         return
     dead = {
         p.what.pid: p for p in children(case) if p.what.status is not None and p.what.status & 0x7F
     }
     for s in case.history.signals:
         child = dead.get(s.what.pid)
-        if child is None or s.what.result != DELIVERED or not case.at - SHORTLY <= s.at <= case.at:
-            continue
         if (
-            child.what.status is not None
+            child is not None
+            and s.what.result == DELIVERED
+            and case.at - SHORTLY <= s.at <= case.at
+            and child.what.status is not None
             and child.what.status & 0x7F == s.what.sig
-            and code == 128 + s.what.sig
+            and _passed_on(case, child.at, s.what.sig)
         ):
             yield s
 
@@ -233,13 +244,13 @@ def _own_kill(case: Case, pid: int, number: int) -> bool:
 
 
 def any_child_killed(case: Case) -> Clues:
-    """a child of the main process was killed just before"""
+    """a child of the main process was killed in the seconds before"""
     return tuple(
         Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {p.what.status & 0x7F}")
-        for p in children(case)
+        for p in children(case, 2 * SHORTLY)
         if p.what.status is not None
         and p.what.status & 0x7F
-        and case.left_with == 128 + (p.what.status & 0x7F)
+        and p.what.status & 0x7F not in OWN_ENDS
         and not _own_kill(case, p.what.pid, p.what.status & 0x7F)
     )
 
@@ -351,7 +362,19 @@ def _is_full(disk: dict[str, int]) -> str | None:
 
 
 def disk_full(case: Case) -> Clues:
-    """a file system of the engine was full just before"""
+    """a file system of the engine had just become full"""
+    full = disk_was_full(case)
+    if not full or said_no_space(case):
+        return full
+    # Full already at a look well before the end: then it was not what it left because of.
+    early = [d for d in _disks(case) if d[0] < case.at - SHORTLY and d[0] >= case.begin]
+    if early and any(_is_full(d[3]) is not None for d in early[-1:]):
+        return ()
+    return full
+
+
+def disk_was_full(case: Case) -> Clues:
+    """a file system of the engine was full"""
     clues: list[Clue] = []
     for where in sorted({d[2] for d in _disks(case)}):
         readings = [d for d in _disks(case) if d[2] == where]
@@ -416,24 +439,51 @@ def _log_says(case: Case, words: str) -> Clues:
     )[:1]
 
 
-def tmpfs_full(case: Case) -> Clues:
-    """a tmpfs of its own was full"""
+RECENT = 600_000_000
+"""What became full earlier than this was not what it left because of (samples come at 10 Hz)."""
+
+
+def _tmpfs(case: Case) -> tuple[Clue, int] | None:
+    """(clue, size) of a tmpfs of its own that was full at the end."""
     if case.cgroup is None:
-        return ()
+        return None
     sizes = [m.size for m in _mounted(case) if m.fstype == "tmpfs" and m.size and "rw" in m.options]
     held = [
-        s
-        for f, k in (("memory.stat", "shmem"), ("memory.stat", "total_shmem"))
-        for s in case.counter(case.cgroup, f, k)
+        s for k in ("shmem", "total_shmem") for s in case.counter(case.cgroup, "memory.stat", k)
     ]
-    for s in reversed(held):
+    for s in sorted(held, key=lambda s: -s.at):
         if case.at - 2 * SHORTLY <= s.at <= case.at + SHORTLY:
             for size in sizes:
-                if 0 <= size - s.what < 1 << 18 or (
-                    (size - s.what) * 50 < size and s.what <= size * 2
-                ):
-                    return (Clue(s.n, "cgroup", f"its tmpfs files hold {s.what} of {size} bytes"),)
-    return ()
+                near = 0 <= size - s.what < 1 << 18
+                if near or ((size - s.what) * 50 < size and s.what <= size * 2):
+                    words = f"its tmpfs files hold {s.what} of {size} bytes"
+                    return Clue(s.n, "cgroup", words), size
+    return None
+
+
+def tmpfs_was_full(case: Case) -> Clues:
+    """a tmpfs of its own was full"""
+    found = _tmpfs(case)
+    return () if found is None else (found[0],)
+
+
+def tmpfs_full(case: Case) -> Clues:
+    """a tmpfs of its own had just become full"""
+    found = _tmpfs(case)
+    if found is None or case.cgroup is None:
+        return ()
+    clue, size = found
+    if said := said_no_space(case):
+        return (clue, *said)
+    used = [
+        s
+        for f in ("memory.current", "memory.usage_in_bytes")
+        for s in case.numbers(case.cgroup, f)
+        if s.at <= case.at + 10**7
+    ]
+    before = [s for s in used if s.at <= case.at - RECENT]
+    grown = max((s.what for s in used), default=0) - (before[-1].what if before else 0)
+    return (clue,) if used and grown * 2 >= size else ()
 
 
 def _mounted(case: Case) -> list[Mount]:
@@ -570,12 +620,58 @@ def _link(seen: Seen[Any], what: LinkState) -> Seen[LinkState]:
 
 
 def storage_error(case: Case) -> Clues:
-    """the storage reported an error just before"""
+    """the storage under one of its mounts reported an error just before"""
+    # /etc/hosts and its like are mounted from the engine's own file system: its device is
+    # among them. A device that is under none of its mounts is somebody else's.
+    under = {m.source.rsplit("/", 1)[-1] for m in _mounted(case) if m.source.startswith("/dev/")}
     return tuple(
         Clue(s.n, "kernel", f"the kernel log has an error of {s.what.device} ({s.what.what})")
         for s in case.history.kernel
-        if isinstance(s.what, StorageError) and case.at - 2 * SHORTLY <= s.at <= case.at
+        if isinstance(s.what, StorageError)
+        and any(d == s.what.device or d.startswith(s.what.device) for d in under)
+        and case.at - 2 * SHORTLY <= s.at <= case.at
     )
+
+
+_COMPLAINTS = (
+    "no space left on device",
+    "read-only file system",
+    "input/output error",
+    "cannot allocate memory",
+    "out of memory",
+    "too many open files",
+    "resource temporarily unavailable",
+    "stale file handle",
+    "transport endpoint",
+    "disk quota exceeded",
+    "file too large",
+)
+
+
+def complains(case: Case) -> Clues:
+    """its last words name a shortage that no source shows"""
+    for s in case.history.logs:
+        if s.what.container == case.container:
+            last = " ".join(s.what.text.strip().splitlines()[-3:]).lower()
+            for words in _COMPLAINTS:
+                if words in last:
+                    return (Clue(s.n, "logs", f"its last words are: {words}"),)
+    return ()
+
+
+def fork_complaint(case: Case) -> Clues:
+    """its last words are of a fork that was refused, and its user may have few processes"""
+    limits = case.ref.limits.get("Ulimits") if case.ref is not None else None
+    if not isinstance(limits, list) or not any(
+        isinstance(u, dict) and u.get("Name") == "nproc" for u in limits
+    ):
+        return ()
+    return tuple(c for c in complains(case) if "temporarily unavailable" in c.words)
+
+
+def bus_error(case: Case) -> Clues:
+    """it was ended by SIGBUS: a page of a file that there was no room for"""
+    return killed_by_core(case) if case.killed_by == 7 else ()
 
 
 def pressed(case: Case) -> Clues:

@@ -173,6 +173,26 @@ def _code(case: Case) -> int | None:
     return case.ending.die.what.exit_code if case.ending.die is not None else case.death.exit_code
 
 
+def waited_for(case: Case) -> Clues:
+    """a stop by somebody else that was under way when it ended, and was done right after"""
+    die = case.ending.die
+    if die is None:
+        return ()
+    told = [s for s in case.foreign("kill") if s.at <= case.at + ENGINE]
+    done = [
+        s
+        for s in case.foreign("stop", "restart")
+        if die.at - ENGINE <= s.at <= die.at + 10 * SETTLED
+    ]
+    if not told or not done or any(s.what.signal == 9 for s in told):
+        return ()
+    words = f"somebody else told the engine to stop it (signal {told[0].what.signal})"
+    return (
+        Clue(told[0].n, "docker", words),
+        Clue(done[0].n, "docker", "that stop was done right after it ended"),
+    )
+
+
 def force(case: Case) -> Clues:
     """dockerd says that the grace period ran out"""
     return tuple(

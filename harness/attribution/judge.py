@@ -12,7 +12,8 @@ from harness.attribution import execs
 from harness.attribution.case import Case
 from harness.attribution.outcome import alive_at_end, why_unobserved
 from harness.attribution.race import refused_in_planned_stop
-from harness.attribution.rules import RULES, TRIGGERS
+from harness.attribution.rules import REQUESTS, RULES, SENDERS, TRIGGERS
+from harness.attribution.senders import loosely
 from harness.attribution.sentence import sentence
 from harness.attribution.table import Held, hold
 from harness.deaths import Ending, endings
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from harness.history import History
 
 MOST_REJECTED = 6
+
+_BY_SIGNAL = frozenset(map(id, (*REQUESTS, *SENDERS)))
 
 
 def judge(history: History, *, aborted: str | None = None) -> Judgement:
@@ -95,15 +98,21 @@ def _verdict(case: Case, chosen: Held, held: Sequence[Held]) -> Verdict:
     return Verdict(
         hypothesis=CAUSES[rule.cause].hypothesis,
         cause=rule.cause,
-        certainty=chosen.certainty,
+        certainty=_as_sure(case, chosen),
         path=path,
         sender=rule.sender(case) if rule.sender is not None else None,
         cites=cites,
         rejected=_rejected(rule.cause, held, case),
         runner_up=_runner_up(rule.cause, held),
         grade=case.history.grade(),
-        sentence=sentence(case, rule.cause, path, chosen.clues, chosen.certainty),
+        sentence=sentence(case, rule.cause, path, chosen.clues, _as_sure(case, chosen)),
     )
+
+
+def _as_sure(case: Case, chosen: Held) -> Certainty:
+    """Obedience that shows only in good manners makes nothing certain."""
+    loose = id(chosen.rule) in _BY_SIGNAL and loosely(case)
+    return Certainty.LIKELY if loose else chosen.certainty
 
 
 def _unknown(case: Case, held: Sequence[Held], why: str, best: Held | None) -> Verdict:

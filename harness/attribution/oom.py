@@ -21,13 +21,20 @@ from harness.parse.kernel import OomInvoked, OomKill, OomKilled
 from harness.parse.trace import SI_KERNEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.attribution.case import Case
+    from harness.events import ProcEvent
 
 TEARDOWN = 10_000_000_000
 """A victim that holds much memory, in a machine that has none, takes seconds to be gone."""
 
-CHAIN = 2_000_000_000
-"""How long after one of its processes was killed a main process still leaves because of it."""
+CHAIN = 1_000_000_000
+"""How long after a child was killed a main process still leaves because of it: a shell
+does in milliseconds."""
+
+UNRELATED = 300_000_000
+"""The same where it is not known whether the victim was a child of the main process."""
 
 
 AT_ONCE = 500_000_000
@@ -135,6 +142,21 @@ class Fallen:
     at: int
     kill: Seen[OomKill] | None
     clues: Clues
+    child: bool | None
+
+
+def _descends(case: Case, pid: int, ppid: int | None, at: int) -> bool | None:
+    """Did the main process make it? An exec's process is made by the shim; None: not known."""
+    main = case.main
+    if main is None:
+        return None
+    if ppid == main.pid:
+        return True
+    shims = {s.what.pid for s in case.history.daemons if s.what.name == "shim"}
+    makers = [f.what.pid for f in case.history.makers(pid, at)]
+    if main.pid in makers:
+        return True
+    return False if shims & {ppid, *makers} else None
 
 
 def victims(case: Case) -> tuple[Fallen, ...]:
@@ -181,29 +203,37 @@ def victims(case: Case) -> tuple[Fallen, ...]:
             clues.append(Clue(fell[pid].n, "proc", f"process {pid} was killed by signal 9"))
     return tuple(
         sorted(
-            (Fallen(pid, when[pid], lines.get(pid), tuple(clues)) for pid, clues in found.items()),
+            (
+                Fallen(
+                    pid,
+                    when[pid],
+                    lines.get(pid),
+                    tuple(clues),
+                    _descends(case, pid, _ppid(fell, pid), when[pid]),
+                )
+                for pid, clues in found.items()
+            ),
             key=lambda f: f.at,
         )
     )
 
 
+def _ppid(fell: Mapping[int, Seen[ProcEvent]], pid: int) -> int | None:
+    return fell[pid].what.ppid if pid in fell else None
+
+
 def _near(case: Case) -> list[Fallen]:
-    """Those that fell so shortly before the end that they are its reason."""
+    """Those that fell so shortly before the end that they are its reason.
+
+    An exec's process that fell is none: the main process knows nothing of it.
+    """
     return [
         f
         for f in victims(case)
-        if case.at - f.at <= window(case, 9) and not _stranger(case, f) and not _went_on(case, f)
+        if f.child is not False
+        and case.at - f.at <= (window(case, 9) if f.child else UNRELATED)
+        and not _went_on(case, f)
     ]
-
-
-def _stranger(case: Case, fallen: Fallen) -> bool:
-    """Was it an exec's process? Those come from the shim, and the main process hears nothing of them."""
-    makers = [made.what.pid for made in case.history.makers(fallen.pid, fallen.at)]
-    return (
-        case.main is not None
-        and case.main.pid not in makers
-        and any(case.history.daemon_at(pid, fallen.at) is not None for pid in makers)
-    )
 
 
 def _went_on(case: Case, fallen: Fallen) -> bool:
@@ -211,7 +241,7 @@ def _went_on(case: Case, fallen: Fallen) -> bool:
 
     One that passes the status on says itself what it left of.
     """
-    if case.main is None or case.left_with == 128 + 9 or case.at - fallen.at <= AT_ONCE:
+    if case.main is None or case.left_with == 128 + 9 or case.at - fallen.at <= UNRELATED:
         return False
     begun = [
         f.what.child
@@ -219,7 +249,7 @@ def _went_on(case: Case, fallen: Fallen) -> bool:
         if f.what.pid == case.main.pid and fallen.at < f.at <= case.at
     ]
     return any(
-        p.what.what == "exit" and p.what.pid in begun and p.at - fallen.at > AT_ONCE
+        p.what.what == "exit" and p.what.pid in begun and p.at - fallen.at > UNRELATED
         for p in case.history.procs
     )
 
@@ -415,9 +445,16 @@ def any_victim(case: Case) -> Clues:
 
 def any_sign(case: Case) -> Clues:
     """something says that the OOM killer was at work in the container"""
-    if found := any_victim(case) or counted(case):
-        return found
     begin = case.at - TEARDOWN
+    fallen = victims(case)
+    if found := chose_main(case) or tuple(
+        clue for f in fallen if f.child is not False and f.at >= begin for clue in f.clues
+    ):
+        return found
+    if fallen and all(f.child is False for f in fallen):
+        return ()  # what the counters and the engine tell of were an exec's processes
+    if found := counted(case):
+        return found
     mine = case.main.pid if case.main is not None else None
     elsewhere = {
         s.what.pid

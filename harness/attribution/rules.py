@@ -222,6 +222,23 @@ REQUESTS = tuple(
     for request in ("restart", "stop", "rm", "kill", "api")
 )
 
+# A stop signal of the image's own (SIGWINCH, SIGUSR1) is none that is traced as deadly,
+# and a slow program may take its whole grace: the engine's own word that its stop is done
+# says that it had waited for this end.
+REQUESTS += tuple(
+    Rule(
+        cause=f"docker-{request}",
+        needs=(a.left, d.waited_for, d.asked(request)),
+        forbids=(d.leaving, m.any_sign, u.others_signal),
+        supports=(d.engine_die,),
+        must_watch=("docker", "trace"),
+        path=ended(f"docker-{request}"),
+        sender=u.the_api,
+        otherwise="an end that no stop of the engine waited for",
+    )
+    for request in ("restart", "stop")
+)
+
 UNTRACED = tuple(
     Rule(
         cause=f"docker-{request}",
@@ -350,6 +367,16 @@ TRIGGERS = (
         otherwise="room on its tmpfs mounts, or none on the machine's disks",
     ),
     Rule(
+        cause="nproc-rlimit",
+        needs=(a.left_with_error, a.fork_complaint),
+        forbids=(*_QUIET, a.fork_refused),
+        supports=(a.engine_agrees,),
+        must_watch=("trace", "cgroup"),
+        most=LIKELY,
+        path=path("nproc-rlimit", "main-exited"),
+        otherwise="a fork that the pids controller refused",
+    ),
+    Rule(
         cause="disk-full",
         needs=(a.left_with_error, a.disk_full),
         forbids=_QUIET,
@@ -426,6 +453,14 @@ BY_ITSELF = (
         otherwise="a main process that became its program before it left",
     ),
     Rule(
+        cause="tmpfs-full",
+        needs=(a.bus_error, a.tmpfs_full),
+        forbids=(s.any_user_signal, m.any_victim),
+        supports=(a.fault, d.engine_die),
+        path=path("tmpfs-full", "main-crashed"),
+        otherwise="room on its tmpfs mounts",
+    ),
+    Rule(
         cause="main-crash",
         needs=(a.killed_by_core, a.fault),
         forbids=(s.any_user_signal, m.any_victim),
@@ -436,7 +471,7 @@ BY_ITSELF = (
     Rule(
         cause="main-exit-zero",
         needs=(a.left_with_zero, u.began),
-        forbids=(*_QUIET, u.any_trigger, u.shim_gone_early),
+        forbids=(*_QUIET, a.any_child_killed, u.any_trigger, u.shim_gone_early),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker"),
         should_watch=("kernel",),
@@ -446,7 +481,14 @@ BY_ITSELF = (
     Rule(
         cause="main-exit-error",
         needs=(a.left_with_error, u.began, a.room),
-        forbids=(*_QUIET, a.any_child_killed, a.child_hit, u.any_trigger, u.shim_gone_early),
+        forbids=(
+            *_QUIET,
+            a.any_child_killed,
+            a.child_hit,
+            u.any_trigger,
+            u.shim_gone_early,
+            a.complains,
+        ),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker", "kernel", "mounts", "cgroup"),
         path=path("main-exit-error", "main-exited"),

@@ -28,11 +28,9 @@ OBEY = 12_000_000_000
 """The engine on its way down gives ten seconds; who leaves later leaves for another reason."""
 ASKED_TO_STOP = 600_000_000_000
 """A stop whose last word came after the end was waiting for it all along, however long."""
-SOON = 3_000_000_000
-"""A signal that nobody waits behind. A program may as well handle it and go on; one that
-ends later than this may have ended for any reason."""
-RELOAD = 1_000_000_000
-"""HUP and USR signals mean other things as well: they count only at once."""
+AT_ONCE = 1_000_000_000
+"""Who leaves so soon after a signal left because of it. Later, only who says so by its
+status (128 + n, or 0 as the well-behaved do): programs outlive signals they handle."""
 
 
 def place(case: Case, signal: Seen[Signal]) -> str | None:
@@ -64,14 +62,12 @@ def obeyed(case: Case) -> Seen[Signal] | None:
     """The signal it left on: the last that somebody sent it and that it could obey."""
     if case.killed_by is not None:
         return None
-    code = case.left_with
-    if code is None and case.death.exit_code is None:
+    if case.left_with is None and case.death.exit_code is None:
         return None
     for s in reversed(case.to_main):
         if s.what.code == SI_KERNEL or s.what.result != DELIVERED or s.at > case.at + KERNEL:
             continue
-        ago = case.at - s.at
-        if ago <= _patience(case, s):
+        if case.at - s.at <= _patience(case, s):
             return s
     return None
 
@@ -86,14 +82,22 @@ def _patience(case: Case, signal: Seen[Signal]) -> int:
         if not told and sig in ENDING - {1}:
             return OBEY
     if sig in ENDING - {1}:
-        return SOON
-    return RELOAD if sig in USER | {1} else -1
+        return OBEY if case.death.exit_code in (0, 128 + sig) else AT_ONCE
+    return AT_ONCE if sig in USER | {1} else -1
 
 
 def by_runtime(case: Case, signal: Seen[Signal]) -> bool:
     """Is its sender the engine's, or, where nobody saw the sender, called like a runtime?"""
     where = place(case, signal)
     return where == "engine" or (where is None and signal.what.sender_name in RUNTIMES)
+
+
+def loosely(case: Case) -> bool:
+    """Is it only by its good manners (status 0, seconds later) that it obeyed a signal?"""
+    signal = obeyed(case) if case.blow is None else None
+    if signal is None or case.at - signal.at <= AT_ONCE or by_runtime(case, signal):
+        return False
+    return case.death.exit_code != 128 + signal.what.sig
 
 
 def deciding(case: Case) -> Seen[Signal] | None:

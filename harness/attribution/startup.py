@@ -17,6 +17,7 @@ from harness.model.verdicts import Sender, SenderKind
 from harness.parse import container_of
 from harness.parse.execs import parse_exec_error
 from harness.parse.kernel import OomKill
+from harness.parse.trace import DELIVERED
 
 if TYPE_CHECKING:
     from harness.attribution.case import Case
@@ -138,6 +139,20 @@ def any_oom(case: Case) -> Clues:
     ) or oom.any_victim(case)
 
 
+def others_signal(case: Case) -> Clues:
+    """somebody else than the engine had sent it a signal shortly before"""
+    return tuple(
+        Clue(s.n, "trace", f"process {s.what.sender} sent it signal {s.what.sig}")
+        for s in case.to_main
+        if s.what.code <= 0
+        and s.what.result == DELIVERED
+        and case.main is not None
+        and s.what.sender != case.main.pid
+        and case.at - s.at <= 36 * 10**9
+        and place(case, s) != "engine"
+    )
+
+
 def the_api(case: Case) -> Sender | None:
     """The engine, on somebody's request."""
     return Sender(SenderKind.API) if kill_events(case) else None
@@ -249,8 +264,8 @@ def any_trigger(case: Case) -> Clues:
     """something had just happened to it that makes a main process leave"""
     for look in (
         around.fork_refused,
-        around.tmpfs_full,
-        around.disk_full,
+        around.tmpfs_was_full,
+        around.disk_was_full,
         around.became_read_only,
         around.own_mount_change,
         around.lost_mount,
