@@ -99,9 +99,14 @@ def test_a_run_prints_the_comparison(tmp_path, monkeypatch, capsys):
     (tmp_path / "m.yaml").write_text(MATRIX)
     (tmp_path / "e.yaml").write_text(EXPERIMENT)
     now = spec.load_matrix(tmp_path / "m.yaml")
-    code = against.main(now, str(tmp_path / "m.yaml"), Options(), seed=3, json=True)
+    (tmp_path / "e2.yaml").write_text(EXPERIMENT.replace("128MiB", "64MiB"))
+    (tmp_path / "m2.yaml").write_text(MATRIX.replace("e.yaml", "e2.yaml"))
+    code = against.main(now, str(tmp_path / "m2.yaml"), Options(), seed=3, json=True)
     document = json.loads(capsys.readouterr().out)
     assert code == document["exit"] == 4
     assert document["overall"]["stratified_by"] == "cell and block"
     assert [c["config"] for c in document["cells"]] == [{"delay": 0.0}, {"delay": 1.0}]
     assert all(c["direction"] == "worse" for c in document["cells"])
+    assert {d["what"]: (d["a"], d["b"]) for d in document["environment"]}["matrix: experiment"] == (
+        "e2.yaml", "e.yaml",
+    )  # fmt: skip

@@ -150,7 +150,10 @@ def _sum(found: Comparison) -> list[str]:
         f"{words.count(len(found.cells), 'cell')}"
     )
     if found.upper is not None:
-        lines.append(f"b is at most {points(found.upper)} above a (95%, one-sided)")
+        if found.upper < 0:
+            lines.append(f"b is at least {points(-found.upper)[1:]} below a (95%, one-sided)")
+        else:
+            lines.append(f"b is at most {points(found.upper)} above a (95%, one-sided)")
     if found.margin is not None:
         word = "shown" if found.no_regression else "not shown"
         lines.append(f"not worse by {words.percent(found.margin)[:-1]}pp or more: {word}")

@@ -52,7 +52,11 @@ def main(
 
 
 def between(
-    a: str, b: str, *, filters: Sequence[str] = (), margin: float | None = None
+    a: str,
+    b: str,
+    *,
+    filters: Sequence[str] = (),
+    margin: float | None = None,
 ) -> Comparison:
     """Open both sides, count, compare."""
     first, second = _Side(a), _Side(b)
@@ -63,12 +67,22 @@ def between(
     return comparisons.build(
         first.counted(),
         second.counted(),
-        environment=environment.differences(first.meta, second.meta),
+        environment=_around(first, second),
         margin=margin,
         only=only,
         paired=paired,
         drop=drop,
     )
+
+
+def _around(first: _Side, second: _Side) -> list[dict[str, Any]]:
+    """Kernel, engine, settings; of one interleaved campaign: the files of its two halves."""
+    if first.names == second.names and "against" in first.meta:
+        sides = [{"frozen": first.meta[key]} for key in ("against", "frozen")]
+        if first.condition and first.condition[1] == "after":
+            sides.reverse()
+        return environment.differences(sides[0], sides[1])
+    return environment.differences(first.meta, second.meta)
 
 
 class _Side:
