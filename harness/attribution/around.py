@@ -475,15 +475,21 @@ def tmpfs_full(case: Case) -> Clues:
     clue, size = found
     if said := said_no_space(case):
         return (clue, *said)
-    used = [
-        s
-        for f in ("memory.current", "memory.usage_in_bytes")
-        for s in case.numbers(case.cgroup, f)
-        if s.at <= case.at + 10**7
-    ]
-    before = [s for s in used if s.at <= case.at - RECENT]
-    grown = max((s.what for s in used), default=0) - (before[-1].what if before else 0)
-    return (clue,) if used and grown * 2 >= size else ()
+    used = sorted(
+        (
+            s
+            for f in ("memory.current", "memory.usage_in_bytes")
+            for s in case.numbers(case.cgroup, f)
+            if s.at <= case.at + 10**7
+        ),
+        key=lambda s: s.at,
+    )
+    if not used:
+        return ()
+    early = [s for s in used if s.at <= case.at - RECENT][-1:]
+    lately = [s.what for s in used if s.at > case.at - RECENT]
+    least = min([s.what for s in early] + lately, default=0) if early else 0
+    return (clue,) if (used[-1].what - least) * 2 >= size else ()
 
 
 def _mounted(case: Case) -> list[Mount]:
