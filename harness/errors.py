@@ -105,9 +105,5 @@ class EnvironmentInvalid(DeathbenchError):
         }
 
 
-class DeadlineExceeded(EnvironmentInvalid):
-    """Something outside did not answer within the time it was given."""
-
-
 class Bug(DeathbenchError):
     """Ours: a promise of this program broken by this program."""

@@ -159,6 +159,7 @@ class Campaign:
         return loaded if isinstance(loaded, dict) else {}
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Replace campaign.yaml. meta: plain YAML values; sizes in bytes, times in seconds."""
         import yaml
 
         text = yaml.safe_dump(dict(meta), sort_keys=False, allow_unicode=True, width=100)
@@ -171,10 +172,12 @@ class Campaign:
     # --- trials --------------------------------------------------------------------
 
     def trial_directory(self, trial: str) -> Path:
+        """Where "<cell>/<n>" keeps its history; made by `writer`."""
         cell, _, n = trial.rpartition("/")
         return self.path / "trials" / cell / n
 
     def writer(self, trial: str) -> TrialWriter:
+        """A new history for this trial; what an unfinished try of it left is removed."""
         return TrialWriter(self.trial_directory(trial))
 
     def finish(self, record: TrialRecord) -> None:

@@ -329,15 +329,6 @@ class Engine:
             lambda s: s.remove_volume(volume, force=True), deadline=deadline, name="volume-remove"
         )
 
-    def network_connect(
-        self, network: str, container: str, *, deadline: float | None = None
-    ) -> Answer[None]:
-        return self.ask(
-            lambda s: s.connect_container_to_network(container, network),
-            deadline=deadline,
-            name="network-connect",
-        )
-
     def network_disconnect(
         self, network: str, container: str, *, force: bool = False, deadline: float | None = None
     ) -> Answer[None]:

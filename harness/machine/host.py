@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness import lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import LABEL, MachineFacts, ProbeSite, cgroups, helper
+from harness.machine import LABEL, MachineFacts, ProbeSite, helper
 from harness.machine.contexts import Endpoint, endpoint
 from harness.machine.relay import SSH, Relay, ssh_target
 
@@ -261,8 +261,3 @@ def refuse_axes(asked: dict[str, object]) -> None:
             mend="leave these keys out, or use machine: {kind: pen} on Linux as root,"
             " {kind: colima} elsewhere",
         )
-
-
-def cgroup_version() -> int:
-    """Of this host."""
-    return cgroups.layout().version

@@ -100,6 +100,7 @@ class Attendance:
             self.dropped += 1
 
     def stop(self) -> None:
+        """`ended` comes to its end; may be called from any thread, and from a signal handler."""
         self.inbox.put(None)
 
     def find(self) -> int:

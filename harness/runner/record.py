@@ -41,6 +41,7 @@ class Measured:
     trouble: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
+        """The trial begins now: all spans count from here."""
         from datetime import UTC, datetime
 
         self.began = self.clock.now()
@@ -53,9 +54,11 @@ class Measured:
         return round((instant - self.began) / 1e9, 6)
 
     def enter(self, phase: str, instant: int | None = None) -> None:
+        """A phase begins. instant: ns of the harness clock, None for now."""
         self.spans[phase] = (self.seconds(instant), None)
 
     def leave(self, phase: str, instant: int | None = None) -> None:
+        """A phase ends that has begun; a phase that never does keeps None as its end."""
         begin, _ = self.spans[phase]
         self.spans[phase] = (begin, self.seconds(instant))
 
@@ -70,6 +73,7 @@ class Measured:
     def record(
         self, spec: TrialSpec, pre_task: PreTask, stage: Stage, count: int, checksum: str
     ) -> TrialRecord:
+        """The trial's line. count and checksum: of the stored events, see `TrialWriter.close`."""
         extra: dict[str, Any] = {"containers": dict(stage.ids)}
         if self.trouble:
             extra["trouble"] = list(self.trouble)
@@ -114,6 +118,7 @@ class Files:
         self._writer = writer
 
     def see(self, event: e.Event) -> None:
+        """Write what the event holds for people; most events hold nothing."""
         match event:
             case e.Exec(edge="answer") if event.output:
                 self._writer.text(f"{event.label}.log", event.output)

@@ -203,12 +203,14 @@ class Trial:
     # --- events -----------------------------------------------------------------------
 
     def store(self, event: e.Event) -> None:
+        """Save it, unless the history has ended; what is known by now takes it in either way."""
         if self._storing:
             self.writer.add(event)
             self._files.see(event)
         self.observed.see(event)
 
     def note(self, what: str, data: dict[str, Any]) -> None:
+        """Keep something beside the evidence; data: plain JSON values."""
         self.store(e.Note(**self.stage.now(), what=what, data=data))
 
     def _see(self, event: e.Event) -> None:

@@ -27,13 +27,26 @@ class Link(Protocol):
 
     @property
     def clock(self) -> LinkClock | None: ...
-    def start(self, deadline: float = 15.0) -> None: ...
-    def stop(self, grace: float = 5.0) -> None: ...
-    def watch(self, container: str, *, role: str = "subject") -> None: ...
-    def unwatch(self, container: str) -> None: ...
-    def snapshot(self, container: str | None = None) -> None: ...
-    def flush(self, deadline: float) -> bool: ...
-    def states(self) -> list[Event]: ...
+    def start(self, deadline: float = 15.0) -> None:
+        """Wait for its hello, `deadline` seconds at most."""
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Order it to leave; after `grace` seconds it is killed."""
+
+    def watch(self, container: str, *, role: str = "subject") -> None:
+        """Announce a container (its full id), best before it is started."""
+
+    def unwatch(self, container: str) -> None:
+        """Forget it; its last events may still arrive."""
+
+    def snapshot(self, container: str | None = None) -> None:
+        """Sample everything now: of one container and its ancestors, None: of all."""
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until all that happened so far has arrived; False after `deadline` seconds."""
+
+    def states(self) -> list[Event]:
+        """What a history that begins now must know: hello, sources, open gaps, the clocks."""
 
 
 class World(Protocol):

@@ -33,6 +33,7 @@ class Change:
     after: Any
 
     def document(self) -> dict[str, Any]:
+        """{what, from, to}: a dotted key and plain values."""
         return {"what": self.what, "from": self.before, "to": self.after}
 
     def __str__(self) -> str:

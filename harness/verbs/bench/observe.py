@@ -47,12 +47,14 @@ class Bench:
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def on_event(self, event: Event) -> None:
+        """For the link: keep it, with the instant it came (ns)."""
         now = clock.now()
         with self.news:
             self.heard.append((now, event))
             self.news.notify_all()
 
     def of(self, kind: type[Event], **members: Any) -> list[tuple[int, Any]]:
+        """(instant it came, event) of every event of that kind with these members."""
         with self.news:
             return [
                 (came, e)
@@ -61,6 +63,7 @@ class Bench:
             ]
 
     def wait(self, kind: type[Event], deadline: float = 30.0, **members: Any) -> tuple[int, Any]:
+        """The first such event. Raises EnvironmentInvalid after `deadline` seconds."""
         end = clock.now() + int(deadline * clock.NS)
         while not (found := self.of(kind, **members)):
             with self.news:
@@ -70,6 +73,7 @@ class Bench:
         return found[0]
 
     def container(self, *argv: str, **host: Any) -> str:
+        """Create one (its id), not started. host: keys of the API's HostConfig."""
         config = {
             "Image": self.image,
             "Cmd": list(argv) or ["sleep", "100000"],
@@ -78,12 +82,14 @@ class Bench:
         return self.client.create(None, config).need("create")
 
     def start(self, link: ProbeLink | None, container: str) -> str:
+        """Start it, announced to the link where there is one."""
         if link is not None:
             link.watch(container)
         self.client.start(container).need("start")
         return container
 
     def remove(self, link: ProbeLink | None, *containers: str) -> None:
+        """Forget and remove them, dead or alive."""
         for container in containers:
             if link is not None:
                 link.unwatch(container)

@@ -43,6 +43,7 @@ class Ratio:
         return found >= value if sign == ">=" else found <= value
 
     def document(self) -> dict[str, Any]:
+        """As --json prints it; `ours` and `other` in `unit`, `ratio` without one."""
         return {
             "name": self.name,
             "ours": self.ours,
