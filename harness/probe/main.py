@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from . import linux, tracefs
 from .cgroups import Hierarchies
 from .clocks import Clocks
+from .commands import Commands
 from .connector import Connector
 from .daemons import Daemons
 from .deaths import Deaths
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "deathbench-prob"
-IDS = frozenset("0123456789abcdef")
 DEAR, GREEDY = 0.1, 0.4
 """Shares of one processor over a second: we slow down; we give up being first in line."""
 SLOWEST = 16
@@ -68,7 +68,6 @@ class Probe:
         self.label = config.get("label") or "deathbench"
         self.out = Out(1)
         self.loop = Loop(self.out)
-        self.input = b""
         self.everything = self.base != "/"
         self.proc = Bucket(200, 1000)
         self.used, self.spared, self.first = time.process_time(), boot(), True
@@ -131,7 +130,7 @@ class Probe:
         self.loop.every(1.0, self.clocks.read, "clock")
         self.docker.start()
         self.loop.every(1.0, self.spare, "probe")
-        self.loop.add(0, select.EPOLLIN, self.commands, "commands")
+        self.loop.add(0, select.EPOLLIN, Commands(self).read, "commands")
 
     def start_watching(self) -> None:
         without = frozenset(self.config.get("without") or ())
@@ -238,7 +237,8 @@ class Probe:
         """The proc connector read an end."""
         daemon = self.daemons.exited(pid, status)
         watched = self.watch.mains.get(pid)
-        if watched is not None and status is not None:
+        # The first thread may leave before the others, which the pidfd outlives.
+        if watched is not None and status is not None and linux.threads(pid) < 2:
             self.deaths.died(watched, watched.main, t, "proc")
         if watched is not None or daemon:
             self.out.emit("proc", "proc", t, **fields)
@@ -253,94 +253,6 @@ class Probe:
         else:
             # A child that ends well is told with the death, if one comes.
             watched.ring.append(dict(fields, kind="proc", source="proc", t=t))
-
-    # --- commands ---
-
-    def commands(self, mask: int) -> None:
-        try:
-            data = os.read(0, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            self.loop.stop()
-            return
-        *lines, self.input = (self.input + data).split(b"\n")
-        for line in lines:
-            if line.strip():
-                self.command(line)
-
-    def command(self, line: bytes) -> None:
-        try:
-            said = json.loads(line)
-            do = getattr(self, "do_" + str(said["do"]).replace("-", "_"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.refuse(line[:200].decode("utf-8", "replace"), "not a command")
-            return
-        try:
-            do(said)
-        except (KeyError, ValueError, TypeError) as error:
-            self.refuse(str(said.get("do")), "%s: %s" % (type(error).__name__, error))
-
-    def refuse(self, command: str, why: str) -> None:
-        self.out.emit("refused", "probe", boot(), command=command, why=why)
-
-    def do_watch(self, said: Dict[str, Any]) -> None:
-        container = said["container"]
-        if len(container) != 64 or not set(container) <= IDS:
-            raise ValueError("a container id has 64 hexadecimal digits: %r" % container[:80])
-        if self.monitors != "off":
-            self.deaths.drain()
-        self.watch.add(container, said.get("role", "subject"))
-
-    def do_unwatch(self, said: Dict[str, Any]) -> None:
-        self.deaths.drain()
-        self.watch.remove(said["container"])
-
-    def do_docker(self, said: Dict[str, Any]) -> None:
-        """Send events of all containers, or of the watched alone."""
-        self.everything = bool(said["all"])
-
-    def do_ping(self, said: Dict[str, Any]) -> None:
-        now = boot()
-        self.out.emit("pong", "probe", now, now, token=said["token"])
-
-    def do_flush(self, said: Dict[str, Any]) -> None:
-        """Everything that was there to be read when this arrived has been sent before the answer."""
-        self.drain_all()
-        self.out.emit("pong", "probe", boot(), token=said["token"], what="flush")
-
-    def do_snapshot(self, said: Dict[str, Any]) -> None:
-        """Everything known about a container now, whole; without one, of the machine."""
-        if self.monitors == "off":
-            return
-        self.drain_all()
-        watched = self.watch.all.get(said.get("container") or "")
-        for group in watched.groups if watched is not None else list(self.watch.ancestors.values()):
-            group.say(self.out, full=True)
-        if watched is not None:
-            self.namespaces.snapshot(watched)
-        self.machine.say()
-        self.daemons.resay()
-        self.clocks.read()
-
-    def do_monitors(self, said: Dict[str, Any]) -> None:
-        """light <-> full while running; off is decided at the start."""
-        level = said["level"]
-        if level not in ("light", "full") or self.monitors == "off":
-            raise ValueError(
-                "monitors can change between light and full, not %s to %s" % (self.monitors, level)
-            )
-        if level == "full" and self.monitors != "full":
-            self.syscalls.start(self.tracing, "%s-%d" % (self.label, os.getpid()))
-        elif level == "light":
-            self.syscalls.stop()
-        self.monitors = level
-
-    def do_cost(self, said: Dict[str, Any]) -> None:
-        self.cost()
-
-    def do_stop(self, said: Dict[str, Any]) -> None:
-        self.loop.stop()
 
     def drain_all(self) -> None:
         self.deaths.drain()
