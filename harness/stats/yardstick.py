@@ -183,14 +183,15 @@ def allocation(per_cell: int, *, repetitions: int, seed: int, cells: int = 24) -
         more away from 5 %.
     """
     level = 0.05
-    rng = _rng(seed, per_cell)
+    # The same cells whatever the budget: two budgets are compared on one sweep.
+    worlds, rng = _rng(seed), _rng(seed, per_cell)
     wrong = {"uniform": 0.0, "ours": 0.0, "uniform_far": 0.0, "ours_far": 0.0}
     for _ in range(repetitions):
         # A sweep as they are: most cells clean, some near the level, some clearly bad.
         truth = []
-        for kind in rng.choice(3, cells, p=[0.55, 0.2, 0.25]):
+        for kind in worlds.choice(3, cells, p=[0.55, 0.2, 0.25]):
             low, high = ((0.0, 0.005), (0.02, 0.15), (0.2, 0.9))[kind]
-            truth.append(float(rng.uniform(low, high)))
+            truth.append(float(worlds.uniform(low, high)))
         far = [p < level / 2 or p > 2 * level for p in truth]
         even = [(int(rng.binomial(per_cell, p)), per_cell) for p in truth]
         counts = [[int(rng.binomial(2, p)), 2] for p in truth]
