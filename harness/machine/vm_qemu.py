@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import signal
 import socket
 import sys
 import tempfile
@@ -195,11 +194,14 @@ class Qemu:
         return answers[1]
 
     def freeze(self) -> None:
-        """All of it stands still, its clocks too, as a laptop's lid would have it."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """All of it stands still, its clocks too, as under a closed lid.
+
+        Not SIGSTOP: after that the guest's clock would make up for it.
+        """
+        self.ask("stop")
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        self.ask("cont")
 
     def kill(self) -> None:
         """Gone between two instructions. Twice does no harm."""
