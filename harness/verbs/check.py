@@ -19,7 +19,7 @@ def root() -> Path:
 def main(*, json: bool = False) -> int:
     """ruff, mypy and the fast tests side by side; all of them, whatever fails."""
     python = sys.executable
-    commands = (
+    commands: tuple[tuple[str, ...], ...] = (
         (python, "-m", "ruff", "check", "."),
         (python, "-m", "mypy"),
         (python, "-m", "pytest", "-q", "-m", "not real and not vm"),
