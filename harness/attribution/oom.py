@@ -150,13 +150,22 @@ def _descends(case: Case, pid: int, ppid: int | None, at: int) -> bool | None:
     main = case.main
     if main is None:
         return None
+    shims = {s.what.pid for s in case.history.daemons if s.what.name == "shim"}
+    forks = {f.what.pid for f in case.history.makers(pid, at)}
+    if main.pid in forks:
+        return True
+    # Whom a maker was left to when it ended: an exec's first process is the shim's. (An
+    # orphan is the main process's by adoption: who made it counts before who reaped it.)
+    left_to = {
+        p.what.ppid
+        for p in case.history.procs
+        if p.what.what == "exit" and p.what.pid in forks and p.what.ppid is not None
+    }
+    if shims & (forks | left_to):
+        return False
     if ppid == main.pid:
         return True
-    shims = {s.what.pid for s in case.history.daemons if s.what.name == "shim"}
-    makers = [f.what.pid for f in case.history.makers(pid, at)]
-    if main.pid in makers:
-        return True
-    return False if shims & {ppid, *makers} else None
+    return False if ppid in shims else None
 
 
 def victims(case: Case) -> tuple[Fallen, ...]:

@@ -320,7 +320,7 @@ SENDERS = (
     ),
 )
 
-_QUIET = (s.earlier_signal, m.any_sign, d.leaving, s.kill_events)
+_QUIET = (s.earlier_signal, m.any_sign, d.leaving, s.heeded_kills)
 """What a trigger must not share the moment with: somebody's signal, the OOM killer, dockerd leaving."""
 
 TRIGGERS = (

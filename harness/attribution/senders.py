@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import ENGINE, KERNEL
 from harness.model.verdicts import Sender, SenderKind
-from harness.parse.trace import DELIVERED, SI_KERNEL
+from harness.parse.trace import DELIVERED, IGNORED, SI_KERNEL
 
 if TYPE_CHECKING:
     from harness.attribution.case import Case
@@ -291,3 +291,15 @@ def kill_events(case: Case) -> Clues:
             Clue(s.n, "docker", f"somebody else told the engine to send signal {number or '?'}")
         )
     return tuple(found)
+
+
+def heeded_kills(case: Case) -> Clues:
+    """the engine was told by somebody else to signal it, and the signal was not ignored"""
+    ignored = {
+        s.what.sig
+        for s in case.to_main
+        if s.what.result == IGNORED
+        and not any(o.what.sig == s.what.sig and o.what.result == DELIVERED for o in case.to_main)
+    }
+    numbers = {s.n: s.what.signal for s in case.foreign("kill")}
+    return tuple(c for c in kill_events(case) if numbers.get(c.n) not in ignored)
