@@ -16,6 +16,9 @@ from harness.model.verdicts import Death
 from harness.parse.execs import DEATH_TEXTS, is_engine_text, parse_exec_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harness.events import ProcEvent
     from harness.history import Attempt, Call, History, Main, Seen
     from harness.parse.docker import EngineFact
 
@@ -199,13 +202,19 @@ def _kernel_ends(
         # A pid is used again: the first end after this start is the one, before the next start.
         return at >= main.begin - KERNEL and (until is None or at <= until + KERNEL)
 
+    early = _first_thread_only(history, main, until)
     told: list[tuple[int, int, int, str, Any]] = []
     for e in history.exits:
-        if e.what.pid == main.pid and e.what.last is not False and mine(e.at):
+        if e.what.pid == main.pid and e.what.last is not False and mine(e.at) and not early(e.at):
             told.append((0, e.at, e.n, "trace", e))
             break
     for d in history.ends:
-        if d.what.container == main.container and d.what.pid == main.pid and mine(d.at):
+        if (
+            d.what.container == main.container
+            and d.what.pid == main.pid
+            and mine(d.at)
+            and not early(d.at)
+        ):
             told.append((1 if d.what.by == "trace" else 3, d.at, d.n, d.what.by, d))
             break
     for p in history.procs:
@@ -214,6 +223,7 @@ def _kernel_ends(
             and p.what.pid == main.pid
             and p.what.tgid == main.pid
             and mine(p.at)
+            and not early(p.at)
         ):
             told.append((2, p.at, p.n, "proc", p))
             break
@@ -225,6 +235,13 @@ def _kernel_ends(
 
 
 def _status(history: History, main: Main, until: int | None) -> int | None:
+    early = _first_thread_only(history, main, until)
+    for p in _statuses(history, main, until):
+        return None if early(p.at) else p.what.status
+    return None
+
+
+def _statuses(history: History, main: Main, until: int | None) -> Iterator[Seen[ProcEvent]]:
     for p in history.procs:
         if (
             (
@@ -235,8 +252,56 @@ def _status(history: History, main: Main, until: int | None) -> int | None:
             and p.at >= main.begin - KERNEL
             and (until is None or p.at <= until + KERNEL)
         ):
-            return p.what.status
-    return None
+            yield p
+
+
+AFTER_FIRST = 2_000_000_000
+"""A process whose first thread ends with the others is gone well within this, teardown and all."""
+
+
+def _first_thread_only(history: History, main: Main, until: int | None) -> Callable[[int], bool]:
+    """Did only the first thread of the main process end at that time, and the process live on?
+
+    Its first thread may leave before the others, or another one may become a new program in
+    its place: both look like its end. A process that has ended is confirmed by its pidfd or by
+    the engine, and with the same status.
+    """
+    ends = [x for x in history.exits if x.what.pid == main.pid and x.at >= main.begin - KERNEL]
+    if any(x.what.last for x in ends):
+        return lambda at: False
+    alone = [x.at for x in ends if x.what.last is False]
+    statuses = [p.what.status for p in _statuses(history, main, until)]
+    gone = [f.at for f in history.pidfds if f.what.pid == main.pid and f.at >= main.begin]
+    codes = [
+        s.what.exit_code
+        for s in history.engine
+        if s.what.id == main.container
+        and s.what.action == "die"
+        and s.at >= main.begin
+        and (until is None or s.at <= until + 2 * ENGINE)
+    ]
+
+    def early(at: int) -> bool:
+        if alone and abs(at - alone[0]) <= 5 * ENGINE:
+            if codes and statuses and statuses[0] is not None:
+                told = codes[0] in (None, 255, _code(statuses[0]))
+                return not told or (bool(gone) and gone[0] > at + AFTER_FIRST)
+            return not codes and not any(g <= at + AFTER_FIRST for g in gone)
+        # A kernel that does not say which thread was the last: an exec that ran to its good
+        # end later ran in a living container.
+        return (
+            not gone
+            and not codes
+            and any(
+                a.container == main.container
+                and a.begin > at + KERNEL
+                and a.exit_code == 0
+                and (until is None or a.begin < until)
+                for a in history.attempts
+            )
+        )
+
+    return early
 
 
 def _die(history: History, run: Run) -> Seen[EngineFact] | None:

@@ -334,3 +334,52 @@ def test_a_death_before_the_boot_is_its_own():
     )
     judged = judge(build(rebooted(story, "exited", 137).events))
     assert judged.verdict.cause == "host-kill"
+
+
+def first_thread(story, ms, last):
+    """The main process's first thread ends: what the tracer and the connector say of it."""
+    said = "" if last is None else f" group_dead={'true' if last else 'false'}"
+    text = f"              sh-{MAIN:<7} [000] ..... {story.stamp(ms)}: sched_process_exit: comm=sh pid={MAIN} prio=120{said}"
+    story.say(ms, e.TraceLine, source="trace", instance="A", text=text)
+    story.say(ms, e.DeathSeen, source="death", container=C, pid=MAIN, by="proc")
+    return story.exits(ms + 0.1, MAIN, 0, ppid=4100)
+
+
+def test_a_process_outlives_its_first_thread():
+    """Another thread lives on, or becomes a new program in the first one's place: no death."""
+    assert of(first_thread(Story().run(), 900, last=False)) == ()
+
+
+def test_the_end_of_the_last_thread_is_the_end():
+    """The first thread's status (0) is not the process's; the engine has that one's (5)."""
+    story = first_thread(Story().run(), 900, last=False)
+    story.say(2400, e.PidfdExit, source="pidfd", pid=MAIN, container=C)
+    story.docker(2440, "die", exitCode=5)
+    (death,) = of(story)
+    assert (death.at, death.wait_status, death.exit_code) == (BASE + 2400 * MS, None, 5)
+
+
+def test_a_first_thread_that_ends_with_the_others():
+    """In a process of many threads the first is seldom the last: its end counts if the engine agrees."""
+    story = first_thread(Story().run(), 900, last=False)
+    story.say(905, e.PidfdExit, source="pidfd", pid=MAIN, container=C)
+    story.docker(940, "die", exitCode=0)
+    (death,) = of(story)
+    assert (death.at_source, death.wait_status) == ("proc", 0)
+
+
+def test_a_kernel_that_does_not_say_which_thread_was_last():
+    """Before 6.15 an exec that ran to its good end is what shows that the process lives."""
+    story = first_thread(Story().run(), 900, last=None)
+    assert len(of(story)) == 1
+    for edge in ("request", "answer"):
+        story.harness(
+            1500 if edge == "request" else 1600,
+            e.Exec,
+            label="pre-task",
+            container=C,
+            edge=edge,
+            exec_id=None,
+            exit_code=0 if edge == "answer" else None,
+        )
+    assert of(story) == ()

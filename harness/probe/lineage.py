@@ -183,7 +183,8 @@ class Lineage:
             match = _EXIT.match(line.rest)
             pid = int(match.group(2)) if match else line.tid
             task = self.tasks.get(pid)
-            if task is None or task.ended is not None:
+            # The first thread may leave before the others: the process lives on.
+            if task is None or task.ended is not None or "group_dead=false" in line.rest:
                 return
             task.ended = line.t
             task.name = line.comm

@@ -139,6 +139,14 @@ def cgroup_paths(pid: int) -> Optional[Dict[str, str]]:
     return found
 
 
+def threads(pid: int) -> int:
+    """How many threads it has, those that have ended but are not yet gone included; 0: none."""
+    try:
+        return len(os.listdir("/proc/%d/task" % pid))
+    except OSError:
+        return 0
+
+
 def pids() -> List[int]:
     """Every process there is."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
