@@ -1,7 +1,7 @@
 """What this host has to give to a machine: programs, memory, processors, disk.
 
 Rule: asked before anything is made, answered with numbers; a refusal names every reason
-at once. Nothing here knows what a pen looks like inside.
+at once. Nothing here knows what a pen or a VM looks like inside.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from harness import lease, process
 from harness.errors import EnvironmentInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.machine import cgroups
 
 SMALLEST_DISK = 64 << 20
@@ -53,23 +55,47 @@ def refuse(
     inodes: int | None = None,
     places: lease.Places | None = None,
 ) -> None:
-    """Refuse what this host can not give, with the numbers, before anything is made.
+    """Refuse what this host can not give a pen, with the numbers, before anything is made.
 
     Raises:
         EnvironmentInvalid: all reasons at once.
     """
-    why = []
-    memory = host_memory()
-    if limits.memory is not None and memory is not None and limits.memory > memory:
-        why.append(f"memory {limits.memory} bytes asked for, the host has {memory}")
-    if limits.memory is not None and limits.memory < SMALLEST_MEMORY:
-        why.append(
-            f"memory {limits.memory} bytes asked for, the engine alone needs some 50 MiB:"
-            f" {SMALLEST_MEMORY} is the least"
+    turn_down(
+        beyond(
+            memory=limits.memory,
+            cpus=limits.cpus,
+            disk=disk,
+            inodes=inodes,
+            least=(SMALLEST_MEMORY, "the engine alone needs some 50 MiB"),
+            places=places,
         )
+    )
+
+
+def beyond(
+    *,
+    memory: int | None,
+    cpus: float | None,
+    disk: int | None,
+    inodes: int | None,
+    least: tuple[int, str],
+    places: lease.Places | None = None,
+) -> list[str]:
+    """What of this the host does not have, or no machine can live on; one line each.
+
+    Args:
+        memory, disk: Bytes; None is not asked for.
+        least: The least memory in bytes, and why.
+    """
+    why = []
+    has = host_memory()
+    if memory is not None and has is not None and memory > has:
+        why.append(f"memory {memory} bytes asked for, the host has {has}")
+    if memory is not None and memory < least[0]:
+        why.append(f"memory {memory} bytes asked for, {least[1]}: {least[0]} is the least")
     processors = os.cpu_count() or 1
-    if limits.cpus is not None and limits.cpus > processors:
-        why.append(f"{limits.cpus:g} CPUs asked for, the host has {processors}")
+    if cpus is not None and cpus > processors:
+        why.append(f"{cpus:g} CPUs asked for, the host has {processors}")
     free = free_disk((places or lease.places()).disk)
     if disk is not None and disk > free:
         why.append(f"disk {disk} bytes asked for, {free} are free on the host")
@@ -77,6 +103,11 @@ def refuse(
         why.append(f"disk {disk} bytes asked for, {SMALLEST_DISK} is the least an engine starts on")
     if disk is not None and inodes is not None and inodes * 1024 > disk:
         why.append(f"{inodes} inodes do not fit on a disk of {disk} bytes: at most {disk // 1024}")
+    return why
+
+
+def turn_down(why: Sequence[str]) -> None:
+    """Raises EnvironmentInvalid where there is any reason; all of them at once."""
     if why:
         raise EnvironmentInvalid(
             "this host can not give what the machine asks for",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
 from harness.machine import guest, vm_image, vm_qemu
-from harness.machine.supply import free_disk, host_memory, make_disk
+from harness.machine.supply import beyond, make_disk, turn_down
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,6 @@ _PROGRAMS = {
     "mkfs.ext4": "e2fsprogs",
 }
 _SMALLEST_MEMORY = 320 << 20
-_SMALLEST_DISK = 64 << 20
 _ALIAS = "deathbench-vm"
 _DEFAULT_MEMORY, _DEFAULT_CPUS, _DEFAULT_DISK = 2 << 30, 2, 10 << 30
 
@@ -413,30 +412,14 @@ def refuse(
     Raises:
         EnvironmentInvalid: all reasons at once.
     """
-    why = []
-    has = host_memory()
-    if memory is not None and has is not None and memory > has:
-        why.append(f"memory {memory} bytes asked for, the host has {has}")
-    if memory is not None and memory < _SMALLEST_MEMORY:
-        why.append(
-            f"memory {memory} bytes asked for: {_SMALLEST_MEMORY} is the least in which kernel,"
-            " systemd and the engine come up"
-        )
-    processors = os.cpu_count() or 1
-    if cpus is not None and cpus > processors:
-        why.append(f"{cpus:g} CPUs asked for, the host has {processors}")
+    why = beyond(
+        memory=memory,
+        cpus=cpus,
+        disk=disk,
+        inodes=inodes,
+        least=(_SMALLEST_MEMORY, "kernel, systemd and the engine do not come up in less"),
+        places=places,
+    )
     if cpus is not None and cpus != int(cpus):
         why.append(f"{cpus:g} CPUs asked for: a VM has whole processors (a pen takes fractions)")
-    free = free_disk((places or lease.places()).disk)
-    if disk is not None and disk > free:
-        why.append(f"disk {disk} bytes asked for, {free} are free on the host")
-    if disk is not None and disk < _SMALLEST_DISK:
-        why.append(f"disk {disk} bytes asked for, {_SMALLEST_DISK} is the least")
-    if disk is not None and inodes is not None and inodes * 1024 > disk:
-        why.append(f"{inodes} inodes do not fit on a disk of {disk} bytes: at most {disk // 1024}")
-    if why:
-        raise EnvironmentInvalid(
-            "this host can not give what the machine asks for",
-            why="\n".join(why),
-            mend="ask for less under `machine` and `machine.*` axes, or use a larger host",
-        )
+    turn_down(why)
