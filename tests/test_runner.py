@@ -325,6 +325,18 @@ def test_a_death_that_the_engine_never_notices_is_waited_for_only_so_long():
         assert status.state["Status"] == "running"
 
 
+def test_an_answer_of_the_engine_that_knows_of_the_death_is_its_notice():
+    """Where its event stream is broken, nobody waits for what was said in another way."""
+    with world(experiment(linger=0.0, delay={"for": 1.0})) as run:
+        wanted = run.link._wanted
+        run.link._wanted = lambda x: wanted(x) and not isinstance(x, e.DockerEvent)
+        run.when("delay", lambda: run.machine.host_kill("main"), after=0.1)
+        run.go()
+        begin, end = run.record.spans["post-mortem"]
+        assert end - begin < 2
+        assert judged(run).outcome is Outcome.DIED
+
+
 # --- the probe ----------------------------------------------------------------------------
 
 

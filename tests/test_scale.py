@@ -239,6 +239,81 @@ def test_a_silent_probe_leaves_trials_unobserved_not_survived(sweep):
         assert "gap" in kinds
 
 
+# --- failures on request --------------------------------------------------------------------
+
+
+class Injections:
+    """In place of the real ones: remembers when it was called, and breaks what it is told to."""
+
+    def __init__(self, machine, injections, *, container_of, labels, tell):
+        self.machine, self.phases, self.finished = machine, [], 0
+        _MADE.append(self)
+
+    def phase(self, phase, *, began=None):
+        self.phases.append(phase)
+
+    def finish(self):
+        self.finished += 1
+        return _LEAVES.pop() if _LEAVES else []
+
+
+_MADE, _LEAVES = [], []
+
+
+@pytest.fixture
+def injections(monkeypatch):
+    from harness.runner import phases
+
+    _MADE.clear()
+    _LEAVES.clear()
+    monkeypatch.setattr(phases, "Injector", Injections)
+
+
+BROKEN_ON_REQUEST = [{"at": "delay", "what": "dockerd-kill"}]
+
+
+def injected(count):
+    made = experiment(inject=tuple(BROKEN_ON_REQUEST))
+    return [trial_spec(made, n=n) for n in range(1, count + 1)]
+
+
+def test_injections_hear_of_every_phase_and_are_undone_before_the_clean_up(sweep, injections):
+    """Once for each trial, finished once, also when the trial is interrupted."""
+    sweep.run(injected(2))
+    for one in _MADE:
+        assert one.phases[0] == "create"
+        assert one.phases[-1] == "clean"
+        assert one.finished == 1
+    assert len(_MADE) == 2
+
+
+def test_a_machine_that_an_injection_spoiled_is_started_anew(sweep, injections):
+    """The trial counts; the next one gets a fresh machine."""
+    _LEAVES.append(["the disk is still full"])
+    ending = sweep.run(injected(3))
+    assert ending.how is Ended.COMPLETE
+    assert sweep.ran == ["cell/1", "cell/2", "cell/3"]
+    assert [m.stopped for m in sweep.world.machines] == [1, 1]
+    assert "the disk is still full" in sweep.notes.getvalue()
+
+
+def test_an_engine_that_was_killed_on_request_is_started_again(sweep, injections):
+    """The sweep goes on where the same death unasked would have ended it."""
+    killed = []
+
+    def met(engine):
+        if not killed:
+            killed.append(1)
+            sweep.clock.after(0.5, engine.machine.kill_engine)
+
+    sweep.world.met = met
+    ending = sweep.run(injected(3))
+    assert ending.how is Ended.COMPLETE
+    assert len(sweep.ran) == 3
+    assert len(sweep.world.machines) == 2
+    assert sweep.left == []
+
+
 # --- interruption and resumption ------------------------------------------------------------
 
 

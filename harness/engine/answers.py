@@ -146,6 +146,7 @@ def ask(
     asked = clock.now()
 
     def body() -> None:
+        clock.ahead()
         try:
             value = work()
         except Exception as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The engine stamps its own events some milliseconds beside the kernel's.
 ENGINE = 10_000_000
+OVER = frozenset({"exited", "dead", "removing", "restarting"})
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class _Life:
     Attributes:
         mains: Main processes by pid: [start, end or None], as the kernel told.
         engine: Starts that only the engine told.
-        dies: Its own notices of an end.
+        dies: Its own notices of an end. told: Answers of the engine that know of one.
         calls: Our starts of it: (request, answer), for the time until somebody tells more.
         stops: Our planned stops: [request, answer or None].
         spent: Planned stops that have ended one main process already: they end no other.
@@ -35,6 +36,7 @@ class _Life:
     mains: dict[int, list[int | None]] = field(default_factory=dict)
     engine: list[int] = field(default_factory=list)
     dies: list[int] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
     calls: list[tuple[int, int]] = field(default_factory=list)
     stops: list[list[int | None]] = field(default_factory=list)
     spent: dict[int, int] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Observed:
     def noticed(self) -> bool:
         """The engine has said so too, for every subject that died."""
         return all(
-            any(die >= at - ENGINE for die in self._lives[c].dies)
+            any(t >= at - ENGINE for t in (*self._lives[c].dies, *self._lives[c].told))
             for c, at in self._unplanned.items()
         )
 
@@ -119,6 +121,10 @@ class Observed:
                         main[0] = min(event.t - 1, event.t if main[0] is None else main[0])
                         main[1] = event.t
                         self._over(event.container, life, event.t)
+            case e.Status(by="inspect"):
+                over = (event.state or {}).get("Status") in OVER or event.http == 404
+                if over and (life := self._lives.get(event.container)) is not None:
+                    life.told.append(event.t + self._offset())
             case e.DockerEvent(type="container"):
                 if (life := self._lives.get(event.id)) is not None:
                     self._engine(event, life)

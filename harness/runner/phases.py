@@ -84,9 +84,8 @@ def _remount(t: Trial) -> None:
 
     def remount() -> None:
         t.clock.first_in_line()
-        ended = remounts.remount(t.stage)
         # In this thread: a turn of the loop would already cost part of a short delay.
-        t.pre_task.aim(ended, ended + delay)
+        remounts.remount(t.stage, then=lambda ended: t.pre_task.aim(ended, ended + delay))
 
     t.begin(t.spec.experiment.deadlines.remount + MARGIN, "remount", remount)
 
@@ -226,7 +225,7 @@ def _not_handed_over(t: Trial) -> None:
     """The probe did not answer the flush: what it saw last is missing, and nobody knows how much."""
     common = t.stage.now()
     begin = common["t"] - int(steps.FLUSH * NS)
-    why = f"it did not hand over what it saw within {steps.FLUSH:g} s"
+    why = "it did not hand over what it saw last"
     t.store(
         e.Gap(**{**common, "source": "link"}, name="probe", begin=begin, end=None, why=why)
     )

@@ -16,23 +16,28 @@ from harness.runner.making import make, source_at
 from harness.runner.stage import MAIN, StepFailed, call, needed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.model.container import ContainerSpec
     from harness.runner.stage import Stage
 
 
-def remount(stage: Stage) -> int:
-    """Change the mounts in the way the experiment says; the instant at which that was done.
+def remount(stage: Stage, then: Callable[[int], object] = bool) -> None:
+    """Change the mounts in the way the experiment says.
 
     Told between two marks with the instants of the work itself: what a delay is counted from.
+
+    Args:
+        then: Called first of all when it is done, with the instant.
     """
     stage.say(e.Phase(**stage.now(), phase=Phase.REMOUNT.value, edge="begin"))
     ended = None
     try:
         _WAYS[stage.spec.experiment.remount.how](stage)
         ended = stage.clock.now()
+        then(ended)
     finally:
         stage.say(e.Phase(**stage.at(ended), phase=Phase.REMOUNT.value, edge="end"))
-    return ended
 
 
 def _restart(stage: Stage) -> None:
