@@ -156,10 +156,25 @@ def _sum(found: Comparison) -> list[str]:
             lines.append(f"b is at most {points(found.upper)} above a (95%, one-sided)")
     if found.margin is not None:
         word = "shown" if found.no_regression else "not shown"
-        lines.append(f"not worse by {words.percent(found.margin)[:-1]}pp or more: {word}")
+        line = f"not worse by {words.percent(found.margin)[:-1]}pp or more: {word}"
+        if not found.no_regression:
+            line += _price(found)
+        lines.append(line)
     for name, missing in (("a", found.only_a), ("b", found.only_b)):
         if missing:
             lines.append(
                 f"only in {name}: {words.count(len(missing), 'cell')}, e.g. {words.config(missing[0])}"
             )
     return lines
+
+
+def _price(found: Comparison) -> str:
+    """How many trials would have shown it, at the rate of a, all cells together."""
+    died = sum(c.a.died for c in found.cells)
+    ran = sum(c.a.observed for c in found.cells)
+    if not ran or found.margin is None:
+        return ""
+    needed = tests.trials_for_no_regression(died / ran, found.margin)
+    if needed is None:
+        return ": more than 3000 trials on each side would be needed"
+    return f": {needed} trials on each side would show it if nothing changed"

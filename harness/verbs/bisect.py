@@ -51,7 +51,7 @@ def main(
     overrides: Sequence[str] = (),
     most: int = 400,
     budget: str = "",
-    restart: str | float = 5.0,
+    restart: str = "",
     seed: str = "",
     monitors: str = "",
     resume: str | bool = "",
@@ -71,7 +71,7 @@ def main(
         good, bad_: Two configurations: experiments, or matrices of one cell.
         candidates, run: An ordered list and a command; `{}` in it is the candidate.
         most: Trials at most, history not counted.
-        restart: What a machine restart costs, in trials.
+        restart: What a machine restart costs, in trials; left out: by the kind of machine.
         as_bisect: Judge one configuration; exit 0 good, 1 bad, 125 can not be told.
     """
     options = sweep.options(monitors=monitors, budget=budget)
@@ -119,7 +119,13 @@ def main(
             hunting.history(hunt, cells, campaign.meta(), but=campaign.name)
     print(f"campaign {campaign.name}, seed {number}: {campaign.path}", file=sys.stderr)
     return go(
-        hunt, campaign, seed=number, most=most, options=options, restart=_number(restart), json=json
+        hunt,
+        campaign,
+        seed=number,
+        most=most,
+        options=options,
+        restart=_number(restart) if restart else hunting.restart_cost(cells.values(), options.auto),
+        json=json,
     )
 
 
@@ -279,7 +285,7 @@ def _find(file: str) -> Path:
     return Path(file)
 
 
-def _number(text: str | float) -> float:
+def _number(text: str) -> float:
     try:
         found = float(text)
     except ValueError:

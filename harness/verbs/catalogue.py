@@ -315,7 +315,7 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
         "o": _OVERRIDE,
         "most": "trials at most",
         "budget": "time for all, e.g. 2h",
-        "restart": "what a machine restart costs, in trials",
+        "restart": "what a machine restart costs, in trials; nothing: by the kind of machine",
         "seed": "of every random choice",
         "monitors": "off, light or full",
         "resume": "go on with an unfinished search (its name, or 'latest')",
@@ -340,7 +340,7 @@ def bisect(
     o: list[str] = [],  # noqa: B006
     most: int = 400,
     budget: str = "",
-    restart: str = "5",
+    restart: str = "",
     seed: str = "",
     monitors: str = "",
     resume: str = "",

@@ -87,7 +87,7 @@ def main(
         print(f"without {frozen['cause']}: {change}", file=sys.stderr)
     asking, ending = hunting.run(
         hunt, campaign, seed=int(frozen["seed"]), most=min(most, 2 * looks.most),
-        options=options, restart=5.0, quiet=json,
+        options=options, restart=hunting.restart_cost([cell, other], options.auto), quiet=json,
     )  # fmt: skip
     answer = hunt.answer()
     code = int(ExitCode.OK if answer.found else ExitCode.INCONCLUSIVE)

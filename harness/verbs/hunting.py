@@ -20,7 +20,7 @@ from harness.report.progress import Progress
 from harness.scale import Ended, Options
 from harness.schedule import Arm, Asking
 from harness.store import Campaign
-from harness.verbs import table
+from harness.verbs import plan, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -142,6 +142,18 @@ def finished(campaign: Campaign) -> Iterable[dict[str, Any]]:
             campaign.add_verdict(str(trial["trial"]), judgement)
             outcome = judgement.outcome.value
         yield {**trial, "outcome": outcome}
+
+
+def restart_cost(cells: Iterable[Cell], auto: str) -> float:
+    """A machine restart in trials: a pen is up in a second, a virtual machine in a minute."""
+    costs = [1.0]
+    for cell in cells:
+        kind = auto if cell.machine.kind == "auto" else cell.machine.kind
+        trial = (
+            plan.TRIAL_OVERHEAD + cell.experiment.linger + max(0.0, cell.experiment.delay.seconds)
+        )
+        costs.append(plan.START_SECONDS[kind] / trial)
+    return max(costs)
 
 
 def prepare(cells: Sequence[Cell], options: Options) -> None:

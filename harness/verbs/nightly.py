@@ -170,7 +170,8 @@ def _bisect(
     campaign = Campaign.create(f"bisect-{loaded.matrix.name}", meta)
     asking, _ = hunting.run(
         hunt, campaign, seed=0, most=_MOST_BISECT,
-        options=dataclasses.replace(options, budget=left), restart=5.0, quiet=quiet,
+        options=dataclasses.replace(options, budget=left),
+        restart=hunting.restart_cost([before, after], options.auto), quiet=quiet,
     )  # fmt: skip
     answer = hunt.answer()
     lines = list(answer.lines)
