@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from harness import events as e
+from harness import units
 from harness.errors import BadInput, Problem
+from harness.report import words as written
 from harness.store import Campaign
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ def main(trial: str = "", *, json: bool = False) -> int:
         keys = ("trial", "config", "delay", "exec")
         body = {"format": "deathbench.trial/1", **{k: record.get(k) for k in keys}}
         body |= {k: judged.get(k) for k in ("outcome", "death", "verdict", "why")}
+        body |= {"exit": 0, "error": None}
         print(jsonlib.dumps(body, ensure_ascii=False))
         return 0
     print("\n".join(words(record, judged, campaign.events(name))))
@@ -38,16 +42,17 @@ def words(
     record: Mapping[str, Any], judged: Mapping[str, Any], history: Iterable[e.Event]
 ) -> list[str]:
     """The lines to print."""
-    lines = [f"{record['trial']}: {judged.get('outcome', 'not judged')}"]
+    lines = [
+        f"{record['trial']}: {judged.get('outcome', 'not judged')}",
+        f"  config   {written.config(dict(record.get('config') or {}))}",
+    ]
     delay = record.get("delay") or {}
-    lines.append(f"  delay    asked {delay.get('asked')} s, happened {delay.get('happened')} s")
+    lines.append(
+        f"  delay    asked {_time(delay.get('asked'))}, happened {_time(delay.get('happened'))}"
+    )
     ran = record.get("exec")
     if ran:
-        said = ran.get("error") or (ran.get("output") or "").strip().splitlines()[-1:]
-        lines.append(
-            f"  exec     {ran.get('before')} before, {ran.get('after')} after;"
-            f" exit code {ran.get('exit_code')}, {ran.get('seconds')} s {said or ''}".rstrip()
-        )
+        lines.append(f"  exec     {_exec(ran)}")
     if judged.get("why"):
         lines.append(f"  why      {judged['why']}")
     verdict = judged.get("verdict")
@@ -73,6 +78,30 @@ def words(
         for b in verdict["grade"]["blind"]
     )
     return lines + _cited(set(verdict["cites"]), (judged.get("death") or {}).get("at"), history)
+
+
+def _time(seconds: float | None) -> str:
+    """As a person reads it: three digits are more than enough."""
+    return "?" if seconds is None else units.show_seconds(float(f"{seconds:.3g}"))
+
+
+def _exec(ran: Mapping[str, Any]) -> str:
+    """What was asked of the container and what it answered, with its state around that."""
+    around = f"the container was {ran.get('before')} before and {ran.get('after')} after"
+    if ran.get("error"):
+        return f"refused after {_time(ran.get('seconds'))}: {_short(str(ran['error']))}; {around}"
+    last = (ran.get("output") or "").strip().splitlines()[-1:]
+    said = f", its last line: {_short(last[0])}" if last else ""
+    code = ran.get("exit_code")
+    ended = "did not end" if code is None else f"exit code {code}"
+    return f"{ended} after {_time(ran.get('seconds'))}{said}; {around}"
+
+
+def _short(text: str) -> str:
+    """One printable line, its container ids cut as docker cuts them."""
+    clean = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    clean = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", clean)
+    return clean if len(clean) <= 160 else clean[:157] + "…"
 
 
 def _cited(cites: set[int], death: float | None, history: Iterable[e.Event]) -> list[str]:
@@ -115,10 +144,11 @@ def brief(event: e.Event) -> str:
             text = f"exec {event.label} {event.edge} {event.error or event.output.strip()[-120:]}"
         case e.ApiCall():
             text = f"our {event.call} {event.edge} {event.error or ''}"
+        case e.PostMortem():
+            text = "read at the death: " + ", ".join(sorted(event.files))
         case _:
             text = e.encode(event)
-    clean = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-    return clean if len(clean) <= 160 else clean[:157] + "…"
+    return _short(text)
 
 
 def _find(asked: str) -> tuple[Campaign, str]:
@@ -138,8 +168,8 @@ def _unknown(campaign: Campaign, asked: str) -> BadInput:
         [
             Problem(
                 "command line",
-                f"trial: {asked!r}",
-                f"{campaign.name} has no such trial",
+                f"trial: {asked!r}" if asked else "no trial",
+                f"{campaign.name} has no such trial" if asked else "nothing says which to show",
                 f"one of its {len(verdicts)}, e.g. {example}",
             )
         ],

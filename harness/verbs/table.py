@@ -69,7 +69,7 @@ def _pictures(table: Table, folder: Path) -> None:
 def show(table: Table, *, json: bool, markdown: bool = False) -> int:
     """The result on stdout, in the one form that was asked for."""
     if json:
-        print(jsonlib.dumps(table.document(), ensure_ascii=False))
+        print(jsonlib.dumps({"error": None, **table.document()}, ensure_ascii=False))
     elif markdown:
         from harness.report import text
 
