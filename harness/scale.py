@@ -96,6 +96,7 @@ class _Shared:
     trials: set[Trial] = field(default_factory=set)
     taken: set[int] = field(default_factory=set)
     machines: list[dict[str, Any]] = field(default_factory=list)
+    corpse: Machine | None = None
     last_usage: int = 0
 
     def block(self) -> int | None:
@@ -150,6 +151,8 @@ def run(
                 worker.block(block)
         except EnvironmentInvalid as error:
             shared.end(Ending(Ended.ENVIRONMENT, str(error)))
+        except Exception as error:
+            worker.failed(error)  # no thread of ours ends without a word
 
     workers = 1 if options.share_machine else options.jobs
     with _signals(shared):
@@ -230,16 +233,17 @@ class _Worker:
             except EnvironmentInvalid:
                 raise
             except BaseException as error:
-                self._bug(error)
+                self.failed(error)
                 return
             finally:
-                if self._kept():
+                if self.shared.corpse is machine:
                     machine.keep()
                 else:
                     machine.stop()
 
-    def _bug(self, error: BaseException) -> None:
-        self.bug = error
+    def failed(self, error: BaseException) -> None:
+        """Ours: the run ends with it when everything is taken down."""
+        self.bug = self.bug or error
         self.shared.end(Ending(Ended.ENVIRONMENT, f"{type(error).__name__}: {error}"))
 
     def _exhausted(self) -> bool:
@@ -247,9 +251,6 @@ class _Worker:
 
     def _elapsed(self) -> float:
         return (self.world.clock.now() - self.began) / NS
-
-    def _kept(self) -> bool:
-        return self.shared.ending is not None and bool(self.shared.ending.kept)
 
     def _on(self, machine: Machine, block: int) -> bool:
         """Run a block on a started machine; False when it must go on on a fresh one."""
@@ -304,7 +305,7 @@ class _Worker:
         except EnvironmentInvalid as error:
             self.shared.end(Ending(Ended.ENVIRONMENT, str(error)))
         except Exception as error:
-            self._bug(error)
+            self.failed(error)
 
     def _record(self, machine: Machine) -> None:
         facts = machine.facts().document()
@@ -375,19 +376,23 @@ class _Worker:
         if stopped is not None:
             self.progress.note(f"{spec.cell} stops: {stopped}")
         if trial.kept:
-            name = trial.kept[0]
-            self.shared.end(
-                Ending(
-                    Ended.BUDGET,
-                    f"{record.trial} died and was kept",
-                    (
-                        f"export DOCKER_HOST={machine.docker_host}",
-                        f"docker inspect {name}",
-                        f"docker logs {name}",
-                        "./inv clean    # when you have seen enough",
-                    ),
-                )
-            )
+            self._keep(record.trial, trial.kept[0], machine)
+
+    def _keep(self, trial: str, name: str, machine: Machine) -> None:
+        """The run ends here; this machine, and no other, stays for somebody to look at."""
+        ending = Ending(
+            Ended.BUDGET,
+            f"{trial} died and was kept",
+            (
+                f"export DOCKER_HOST={machine.docker_host}",
+                f"docker inspect {name}",
+                f"docker logs {name}",
+                "./inv clean    # when you have seen enough",
+            ),
+        )
+        self.shared.end(ending)
+        if self.shared.ending is ending:
+            self.shared.corpse = machine
 
     def _since(self, judgement: Judgement) -> float | None:
         """Seconds from the kernel's exit to the verdict, where both are on one clock."""

@@ -418,3 +418,25 @@ def test_the_machines_that_ran_are_in_the_campaign(sweep):
     assert meta["machine"]["kind"] == "fake"
     assert len(meta["machines"]) == 1
     assert json.dumps(meta["machine"])
+
+
+def test_a_machine_that_does_not_go_down_is_not_passed_over_in_silence(sweep, monkeypatch):
+    """No thread of ours ends without a word."""
+
+    def stuck(self):
+        raise OSError("its cgroup is busy")
+
+    monkeypatch.setattr(fakes.Machine, "stop", stuck)
+    with pytest.raises(OSError, match="busy"):
+        sweep.run(cells(1))
+    assert sweep.ran == ["c0/1"]
+
+
+def test_only_the_machine_with_the_corpse_is_kept(sweep):
+    """Another worker's goes, whatever it is at."""
+    dies = experiment(container={"command": DIES})
+    specs = [trial_spec(dies, cell="d", block=0), *cells(5, blocks=2)[5:]]
+    ending = sweep.run(specs, jobs=2, keep_dead=True)
+    assert ending.kept
+    assert sorted(m.kept for m in sweep.world.machines) == [False, True]
+    assert sum(m.started > m.stopped for m in sweep.world.machines) == 1
