@@ -171,7 +171,7 @@ def _post_mortem(t: Trial) -> None:
 
 def _clean(t: Trial) -> None:
     """The history ends here: what the clean-up kills is no finding."""
-    t.store(e.Phase(**t.stage.now(), phase="history", edge="end"))
+    t.diary.store(e.Phase(**t.stage.now(), phase="history", edge="end"))
     t.end_history()
     keep = t.keep_dead and t.observed.died and not t.discarded
     if keep:
@@ -226,6 +226,6 @@ def _not_handed_over(t: Trial) -> None:
     common = t.stage.now()
     begin = common["t"] - int(steps.FLUSH * NS)
     why = "it did not hand over what it saw last"
-    t.store(
+    t.diary.store(
         e.Gap(**{**common, "source": "link"}, name="probe", begin=begin, end=None, why=why)
     )

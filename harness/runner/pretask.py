@@ -41,7 +41,7 @@ class PreTask:
         self.due: int | None = None
         self.answer: ExecAnswer | None = None
         self._host_asked: int | None = None
-        self._stage = stage
+        self.stage = stage
         self._exec: PreparedExec | None = None
         self._lock = threading.Lock()
 
@@ -61,12 +61,12 @@ class PreTask:
     def prepare(self) -> None:
         """Begin to make thread and connection: they are there long before they are needed."""
         if self.script.on == "container" and self._exec is None:
-            self._exec = prepare_exec(self._stage, self.script, LABEL)
+            self._exec = prepare_exec(self.stage, self.script, LABEL)
 
     def aim(self, zero: int | None, due: int) -> bool:
         """Have it asked for at this instant; False when that was decided already."""
         with self._lock:
-            if self.due is not None or self._stage.abandoned.is_set():
+            if self.due is not None or self.stage.abandoned.is_set():
                 return False
             self.zero, self.due = zero, due
         if self._exec is not None:
@@ -77,10 +77,10 @@ class PreTask:
         """Its answer; None for a script on the host, which is told as a note."""
         if self.script.on == "host":
             if self.due is not None:
-                self._stage.clock.sleep_until(self.due)
-            if not self._stage.abandoned.is_set():
-                self._host_asked = self._stage.clock.now()
-                on_host(self._stage, self.script, LABEL)
+                self.stage.clock.sleep_until(self.due)
+            if not self.stage.abandoned.is_set():
+                self._host_asked = self.stage.clock.now()
+                on_host(self.stage, self.script, LABEL)
             return None
         assert self._exec is not None
         return self._exec.wait()

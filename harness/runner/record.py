@@ -1,21 +1,23 @@
-"""What is measured of a trial while it runs, and its line in the end.
+"""What is written of a trial: its history while it runs, its line in the end.
 
-Rule: measured, never judged: spans, the exec's answer, the delay that really was, what
-was in the way. Files for people beside the history are written here too.
+Rule: told and measured, never judged: events, spans, the exec's answer, the delay that
+really was, what was in the way. Files for people beside the history are written here too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness import events as e
 from harness.model.verdicts import TrialRecord
+from harness.runner.pretask import BEFORE, LABEL
 
 if TYPE_CHECKING:
     from harness.clock import Clock
     from harness.engine import ExecAnswer
     from harness.model.experiment import TrialSpec
+    from harness.runner.observed import Observed
     from harness.runner.pretask import PreTask
     from harness.runner.stage import Stage
     from harness.store import TrialWriter
@@ -111,14 +113,59 @@ class Measured:
         }
 
 
-class Files:
-    """Files beside the history, for people: logs, and the pieces of the post-mortem."""
+class Diary:
+    """The history of a trial as it is written: every event with its number, in order.
 
-    def __init__(self, writer: TrialWriter) -> None:
-        self._writer = writer
+    Attributes:
+        open: What comes is part of the trial; False once the clean-up has begun.
+    """
 
-    def see(self, event: e.Event) -> None:
-        """Write what the event holds for people; most events hold nothing."""
+    def __init__(
+        self, writer: TrialWriter, observed: Observed, measured: Measured, pre_task: PreTask
+    ) -> None:
+        self.open = True
+        self._writer, self._observed, self._measured = writer, observed, measured
+        self._pre_task = pre_task
+        self._stage = pre_task.stage
+
+    def store(self, event: e.Event) -> None:
+        """As it is, before anything else is done with it."""
+        if self.open:
+            self._writer.add(event)
+            self._file(event)
+        self._observed.see(event)
+
+    def note(self, what: str, data: dict[str, Any]) -> None:
+        self.store(e.Note(**self._stage.now(), what=what, data=data))
+
+    def hear(self, event: e.Event) -> None:
+        """One that came through the queue: a status may need its right name, a request its own."""
+        if isinstance(event, e.Status):
+            due = self._pre_task.due
+            if event.label == BEFORE and due is not None and event.t > due:
+                event = replace(event, label=f"during {LABEL}")  # the engine was slow
+            self._measured.looked(event)
+        self.store(event)
+        if isinstance(event, e.Exec) and event.label == LABEL and event.edge == "request":
+            self._asked(event.t)
+
+    def _asked(self, at: int) -> None:
+        """The pre-task was asked for: tell what the observer knew then, unless the engine was asked."""
+        container = self._stage.subject_at(at)
+        if self._measured.before is not None or not container:
+            return
+        told = e.Status(
+            **self._stage.at(at),
+            label=BEFORE,
+            container=container,
+            by="observer",
+            state={"Status": self._observed.status(at, container)},
+        )
+        self._measured.looked(told)
+        self.store(told)
+
+    def _file(self, event: e.Event) -> None:
+        """Beside the history, for people: logs, and the pieces of the post-mortem."""
         match event:
             case e.Exec(edge="answer") if event.output:
                 self._writer.text(f"{event.label}.log", event.output)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import events as e
@@ -20,8 +20,8 @@ from harness.errors import EnvironmentInvalid
 from harness.lifecycle import Action, Happened, Phase, Plan, State, step
 from harness.runner import making, phases
 from harness.runner.observed import Observed
-from harness.runner.pretask import BEFORE, LABEL, PreTask
-from harness.runner.record import Files, Measured
+from harness.runner.pretask import PreTask
+from harness.runner.record import Diary, Measured
 from harness.runner.stage import Stage, StepFailed, status
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Trial:
             clock=self.clock,
         )
         self.pre_task = PreTask(self.stage)
+        self.diary = Diary(writer, self.observed, self.measured, self.pre_task)
         self.usage, self.keep_dead = usage, keep_dead
         self.injector: Injector | None = None
         self.noticed: Inbox[bool] = self.clock.inbox()
@@ -111,8 +112,6 @@ class Trial:
             overlap=mounts_change and experiment.delay.after == "remount-start",
         )
         self._state = State()
-        self._files = Files(writer)
-        self._storing = True
         self._limit: int | None = None  # of the whole trial
         self._busy: Counter[str] = Counter()
         self.deadline: int | None = None  # of the current phase: past it, it has failed
@@ -141,7 +140,7 @@ class Trial:
         self.measured.begin()
         try:
             for event in self.link.states():
-                self.store(event)
+                self.diary.store(event)
             self.link.snapshot()
             self._enter(Phase.PREPARE)
             while self._state.phase is not Phase.DONE:
@@ -197,32 +196,14 @@ class Trial:
             self._late(Happened.OVERDUE, why)
 
     def _late(self, happened: Happened, why: str) -> None:
-        self.note("deadline", {"phase": self._state.phase.value, "why": why})
+        self.diary.note("deadline", {"phase": self._state.phase.value, "why": why})
         self.happened(happened, StepFailed(why))
 
     # --- events -----------------------------------------------------------------------
 
-    def store(self, event: e.Event) -> None:
-        """Save it, unless the history has ended; what is known by now takes it in either way."""
-        if self._storing:
-            self.writer.add(event)
-            self._files.see(event)
-        self.observed.see(event)
-
-    def note(self, what: str, data: dict[str, Any]) -> None:
-        """Keep something beside the evidence; data: plain JSON values."""
-        self.store(e.Note(**self.stage.now(), what=what, data=data))
-
     def _see(self, event: e.Event) -> None:
         died = self.observed.died
-        asked = self.pre_task.due
-        if isinstance(event, e.Status):
-            if event.label == BEFORE and asked is not None and event.t > asked:
-                event = replace(event, label=f"during {LABEL}")  # the engine was slow
-            self.measured.looked(event)
-        self.store(event)
-        if isinstance(event, e.Exec) and event.label == LABEL and event.edge == "request":
-            self.asked(event.t)
+        self.diary.hear(event)
         if self.observed.died and not died:
             self.happened(Happened.DIED)
         if self.observed.died and self.observed.noticed:
@@ -233,27 +214,12 @@ class Trial:
     def _ask_at_death(self, container: str) -> None:
         """A container that is being removed says so from its end until it is gone, some 20 ms:
         only a status asked for now can tell `rm -f` from a `kill`."""
-        if container in self.observed.subjects:
+        if container in self.observed.subjects and self.diary.open:
             self.spawn("status", lambda: status(self.stage, "at death", container))
-
-    def asked(self, at: int) -> None:
-        """The pre-task was asked for: tell what the observer knew then, unless the engine was asked."""
-        container = self.stage.subject_at(at)
-        if self.measured.before is not None or not container:
-            return
-        told = e.Status(
-            **self.stage.at(at),
-            label=BEFORE,
-            container=container,
-            by="observer",
-            state={"Status": self.observed.status(at, container)},
-        )
-        self.measured.looked(told)
-        self.store(told)
 
     def end_history(self) -> None:
         """What happens from now on is no part of the trial, and nothing new is begun."""
-        self._storing = False
+        self.diary.open = False
         self.stage.abandon()
         self.pre_task.cancel()
 
@@ -285,7 +251,7 @@ class Trial:
         self.deadline = self.due = self.look = None
         self.measured.leave(phase.value, at)
         if phase not in _BY_THE_STEP:
-            self.store(e.Phase(**self.stage.at(at), phase=phase.value, edge="end"))
+            self.diary.store(e.Phase(**self.stage.at(at), phase=phase.value, edge="end"))
         if phase is Phase.PREPARE:
             # Images may have been built until now: that is no part of the trial's own time.
             seconds = self.spec.experiment.deadlines.trial
@@ -298,7 +264,7 @@ class Trial:
             self._limit = None
         self.measured.enter(phase.value, at)
         if phase not in _BY_THE_STEP:
-            self.store(e.Phase(**self.stage.at(at), phase=phase.value, edge="begin"))
+            self.diary.store(e.Phase(**self.stage.at(at), phase=phase.value, edge="begin"))
         if self.injector is not None:
             self.injector.phase(phase.value)
         phases.ENTER[phase](self)
@@ -342,5 +308,5 @@ class Trial:
             return  # late: its phase was left
         if work.error is not None:
             why = str(work.error)
-            self.note("failed", {"phase": work.phase.value, "step": work.name, "why": why})
+            self.diary.note("failed", {"phase": work.phase.value, "step": work.name, "why": why})
         phases.ended(self, work)
