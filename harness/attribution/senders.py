@@ -26,6 +26,8 @@ ENDING = frozenset({1, 2, 3, 15})
 USER = frozenset({10, 12})
 OBEY = 12_000_000_000
 """The engine on its way down gives ten seconds; who leaves later leaves for another reason."""
+GOOD_MANNERS = 3_000_000_000
+"""Who leaves with 0 some seconds after a signal that nobody waits behind may as well be done."""
 ASKED_TO_STOP = 600_000_000_000
 """A stop whose last word came after the end was waiting for it all along, however long."""
 AT_ONCE = 1_000_000_000
@@ -82,7 +84,9 @@ def _patience(case: Case, signal: Seen[Signal]) -> int:
         if not told and sig in ENDING - {1}:
             return OBEY
     if sig in ENDING - {1}:
-        return OBEY if case.death.exit_code in (0, 128 + sig) else AT_ONCE
+        if case.death.exit_code == 128 + sig:
+            return OBEY
+        return GOOD_MANNERS if case.death.exit_code == 0 else AT_ONCE
     return AT_ONCE if sig in USER | {1} else -1
 
 
