@@ -76,8 +76,8 @@ def test_a_pen_refuses_what_the_host_lacks_all_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(supply, "free_disk", lambda path: 10 << 30)
     with pytest.raises(EnvironmentInvalid) as error:
         supply.refuse(cgroups.Limits(memory=8 << 30, cpus=4), disk=20 << 30)
-    for number in (8 << 30, 4 << 30, 20 << 30, 10 << 30):
-        assert str(number) in error.value.why
+    for size in ("8GiB", "4GiB", "20GiB", "10GiB"):
+        assert size in error.value.why
     assert "4 CPUs asked for, the host has 2" in error.value.why
     with pytest.raises(EnvironmentInvalid, match="50 MiB"):
         supply.refuse(cgroups.Limits(memory=32 << 20))

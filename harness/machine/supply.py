@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import lease, process
+from harness import lease, process, units
 from harness.errors import EnvironmentInvalid
 
 if TYPE_CHECKING:
@@ -90,19 +90,19 @@ def beyond(
     why = []
     has = host_memory()
     if memory is not None and has is not None and memory > has:
-        why.append(f"memory {memory} bytes asked for, the host has {has}")
+        why.append(f"memory {_size(memory)} asked for, the host has {_size(has)}")
     if memory is not None and memory < least[0]:
-        why.append(f"memory {memory} bytes asked for, {least[1]}: {least[0]} is the least")
+        why.append(f"memory {_size(memory)} asked for, {least[1]}: {_size(least[0])} is the least")
     processors = os.cpu_count() or 1
     if cpus is not None and cpus > processors:
         why.append(f"{cpus:g} CPUs asked for, the host has {processors}")
     free = free_disk((places or lease.places()).disk)
     if disk is not None and disk > free:
-        why.append(f"disk {disk} bytes asked for, {free} are free on the host")
+        why.append(f"disk {_size(disk)} asked for, {_size(free)} are free on the host")
     if disk is not None and disk < SMALLEST_DISK:
-        why.append(f"disk {disk} bytes asked for, {SMALLEST_DISK} is the least an engine starts on")
+        why.append(f"disk {_size(disk)} asked for, {_size(SMALLEST_DISK)} is the least an engine starts on")
     if disk is not None and inodes is not None and inodes * 1024 > disk:
-        why.append(f"{inodes} inodes do not fit on a disk of {disk} bytes: at most {disk // 1024}")
+        why.append(f"{inodes} inodes do not fit on a disk of {_size(disk)}: at most {disk // 1024}")
     return why
 
 
@@ -133,3 +133,8 @@ def free_disk(path: Path) -> int:
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def _size(value: int) -> str:
+    """In the units that files are written in; whole MiB where there is at least one."""
+    return units.show_size(value >> 20 << 20 if value >> 20 else value)

@@ -44,7 +44,17 @@ _KEYS: dict[str, dict[str, Any]] = {
     },
     "confirm": {"trial": None, "cause": None, "changed": [], "confirmed": None},
     "nightly": {"campaign": None, "matrix": None, "table": None, "compare": None, "bisect": None},
+    "watch": {
+        "container": None, "at": None, "seen": None, "outcome": None, "death": None,
+        "verdict": None, "history": None,
+    },
+    "selftest": {
+        "machine": None, "n": 0, "right": None, "unknown": None, "wrong": None, "hypotheses": {},
+        "causes": [], "not_possible": [],
+    },
+    "bench": {"machine": None, "ratios": []},
     "validate": {"files": []},
+    "new": {"name": None, "files": []},
     "clean": {"removed": [], "stuck": [], "spared": []},
     "doctor": {"machines": [], "sources": [], "findings": []},
 }  # fmt: skip
