@@ -16,6 +16,7 @@ from harness.attribution import engine as d
 from harness.attribution import oom as m
 from harness.attribution import senders as s
 from harness.attribution import startup as u
+from harness.attribution import surroundings as w
 from harness.attribution.table import Rule
 from harness.model.verdicts import Certainty, Sender, SenderKind
 
@@ -84,7 +85,7 @@ KERNEL = (
     Rule(
         cause="vm-oom",
         needs=(m.chose_main, m.machine_limit),
-        supports=(*_OOM_SUPPORT, a.pressed),
+        supports=(*_OOM_SUPPORT, w.pressed),
         path=oom_path("vm-oom"),
         sender=kernel(SenderKind.KERNEL_MACHINE),
         otherwise="oom_memcg naming the container's own cgroup",
@@ -113,7 +114,7 @@ KERNEL = (
         cause="vm-oom",
         needs=(m.chose_child, m.machine_limit_child),
         forbids=(s.any_user_signal, d.leaving),
-        supports=(a.left, m.counted, m.engine_oom, a.pressed),
+        supports=(a.left, m.counted, m.engine_oom, w.pressed),
         should_watch=("trace",),
         path=path("vm-oom", "child-killed", "main-exited"),
         sender=kernel(SenderKind.KERNEL_MACHINE),
@@ -131,7 +132,7 @@ KERNEL = (
     Rule(
         cause="vm-oom",
         needs=(m.chose_main, m.machine_failcnt),
-        supports=(*_OOM_SUPPORT, a.pressed),
+        supports=(*_OOM_SUPPORT, w.pressed),
         most=LIKELY,
         path=oom_path("vm-oom"),
         sender=kernel(SenderKind.KERNEL_MACHINE),
@@ -266,7 +267,7 @@ SENDERS = (
     ),
     Rule(
         cause="userspace-oom",
-        needs=(u.by_oom_daemon, s.by_host, a.pressed),
+        needs=(u.by_oom_daemon, s.by_host, w.pressed),
         forbids=(m.chose_main,),
         supports=(s.raw_status, u.oom_daemon_log),
         path=ended("userspace-oom"),
@@ -350,7 +351,7 @@ TRIGGERS = (
     ),
     Rule(
         cause="pids-limit",
-        needs=(a.left_with_error, a.fork_refused),
+        needs=(a.left_with_error, w.fork_refused),
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
@@ -359,17 +360,17 @@ TRIGGERS = (
     ),
     Rule(
         cause="tmpfs-full",
-        needs=(a.left_with_error, a.tmpfs_full),
-        forbids=(*_QUIET, a.disk_full),
-        supports=(a.said_no_space, a.engine_agrees),
+        needs=(a.left_with_error, w.tmpfs_full),
+        forbids=(*_QUIET, w.disk_full),
+        supports=(w.said_no_space, a.engine_agrees),
         should_watch=("trace",),
         path=path("tmpfs-full", "main-exited"),
         otherwise="room on its tmpfs mounts, or none on the machine's disks",
     ),
     Rule(
         cause="nproc-rlimit",
-        needs=(a.left_with_error, a.fork_complaint),
-        forbids=(*_QUIET, a.fork_refused),
+        needs=(a.left_with_error, w.fork_complaint),
+        forbids=(*_QUIET, w.fork_refused),
         supports=(a.engine_agrees,),
         must_watch=("trace", "cgroup"),
         most=LIKELY,
@@ -378,25 +379,25 @@ TRIGGERS = (
     ),
     Rule(
         cause="disk-full",
-        needs=(a.left_with_error, a.disk_full),
+        needs=(a.left_with_error, w.disk_full),
         forbids=_QUIET,
-        supports=(a.said_no_space, a.engine_agrees),
+        supports=(w.said_no_space, a.engine_agrees),
         should_watch=("trace",),
         path=path("disk-full", "main-exited"),
         otherwise="room on the engine's file systems",
     ),
     Rule(
         cause="mount-readonly",
-        needs=(a.left_with_error, a.became_read_only),
+        needs=(a.left_with_error, w.became_read_only),
         forbids=_QUIET,
-        supports=(a.said_read_only, a.engine_agrees),
+        supports=(w.said_read_only, a.engine_agrees),
         should_watch=("trace",),
         path=path("mount-readonly", "main-exited"),
         otherwise="a mount table that did not change",
     ),
     Rule(
         cause="mount-readonly",
-        needs=(a.left_with_error, a.own_mount_change, a.said_read_only),
+        needs=(a.left_with_error, w.own_mount_change, w.said_read_only),
         forbids=_QUIET,
         must_watch=("trace",),
         most=LIKELY,
@@ -405,7 +406,7 @@ TRIGGERS = (
     ),
     Rule(
         cause="mount-source-deleted",
-        needs=(a.left_with_error, a.source_deleted),
+        needs=(a.left_with_error, w.source_deleted),
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
@@ -414,8 +415,8 @@ TRIGGERS = (
     ),
     Rule(
         cause="mount-lost",
-        needs=(a.left_with_error, a.lost_mount),
-        forbids=(*_QUIET, a.became_read_only),
+        needs=(a.left_with_error, w.lost_mount),
+        forbids=(*_QUIET, w.became_read_only),
         supports=(a.engine_agrees,),
         should_watch=("trace",),
         path=path("mount-lost", "main-exited"),
@@ -423,7 +424,7 @@ TRIGGERS = (
     ),
     Rule(
         cause="network-lost",
-        needs=(a.left_with_error, a.lost_interface),
+        needs=(a.left_with_error, w.lost_interface),
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
@@ -432,7 +433,7 @@ TRIGGERS = (
     ),
     Rule(
         cause="io-error",
-        needs=(a.left_with_error, a.storage_error),
+        needs=(a.left_with_error, w.storage_error),
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
@@ -454,7 +455,7 @@ BY_ITSELF = (
     ),
     Rule(
         cause="tmpfs-full",
-        needs=(a.bus_error, a.tmpfs_full),
+        needs=(a.bus_error, w.tmpfs_full),
         forbids=(s.any_user_signal, m.any_victim),
         supports=(a.fault, d.engine_die),
         path=path("tmpfs-full", "main-crashed"),
@@ -480,14 +481,14 @@ BY_ITSELF = (
     ),
     Rule(
         cause="main-exit-error",
-        needs=(a.left_with_error, u.began, a.room),
+        needs=(a.left_with_error, u.began, w.room),
         forbids=(
             *_QUIET,
             a.any_child_killed,
             a.child_hit,
             u.any_trigger,
             u.shim_gone_early,
-            a.complains,
+            w.complains,
         ),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker", "kernel", "mounts", "cgroup"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from harness.attribution import around, oom
+from harness.attribution import around, oom, surroundings
 from harness.attribution.engine import shim_first
 from harness.attribution.senders import by_engine_surely, deciding, kill_events, place
 from harness.attribution.table import Clue, Clues
@@ -263,15 +263,15 @@ def began(case: Case) -> Clues:
 def any_trigger(case: Case) -> Clues:
     """something had just happened to it that makes a main process leave"""
     for look in (
-        around.fork_refused,
-        around.tmpfs_was_full,
-        around.disk_was_full,
-        around.became_read_only,
-        around.own_mount_change,
-        around.lost_mount,
-        around.source_deleted,
-        around.storage_error,
-        around.lost_interface,
+        surroundings.fork_refused,
+        surroundings.tmpfs_was_full,
+        surroundings.disk_was_full,
+        surroundings.became_read_only,
+        surroundings.own_mount_change,
+        surroundings.lost_mount,
+        surroundings.source_deleted,
+        surroundings.storage_error,
+        surroundings.lost_interface,
     ):
         if found := look(case):
             return found
