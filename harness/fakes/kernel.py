@@ -104,8 +104,33 @@ class Kernel:
         self.processes[process.pid] = process
         if process.main:
             self.emit(self.main_process(process))
+            self.emit(self.counters(container, limit, kills=0))
         self.clock.at(self.clock.now(), lambda: self._go_on(process, 0))
         return process
+
+    def counters(self, container: str, limit: int | None, *, kills: int) -> e.CgroupSample:
+        """Memory files of a container's own group."""
+        return self._sample("container", container, self.home(container), limit, kills)
+
+    def machine_counters(self, *, kills: int = 0) -> e.CgroupSample:
+        """The same of the machine's own, above all of them."""
+        return self._sample("machine", None, self.cgroup, self.memory, kills)
+
+    def _sample(
+        self, scope: str, container: str | None, path: str, limit: int | None, kills: int
+    ) -> e.CgroupSample:
+        events = f"oom {kills}\noom_kill {kills}"
+        return e.CgroupSample(
+            **self._common("cgroup"),
+            container=container,
+            scope=scope,
+            path=path,
+            files={
+                "memory.max": "max" if limit is None else str(limit),
+                "memory.events": events,
+                "memory.events.local": events,
+            },
+        )
 
     def main_process(self, process: Process) -> e.MainProcess:
         return e.MainProcess(
@@ -218,6 +243,10 @@ class Kernel:
             " anon-rss:60000kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:180kB oom_score_adj:0"
         )
         process.oom = True
+        if whole:
+            self.emit(self.machine_counters(kills=1))
+        else:
+            self.emit(self.counters(process.container, process.limit, kills=1))
         self._end(process, 9)
 
     def _end(self, process: Process, status: int) -> None:

@@ -68,6 +68,8 @@ class Link:
 
     def snapshot(self, container: str | None = None) -> None:
         self.carry(self._clock_reading())
+        if container is None:
+            self.carry(self.machine.kernel.machine_counters())
 
     def flush(self, deadline: float) -> bool:
         if not self.alive:
@@ -83,7 +85,7 @@ class Link:
         head: list[Event] = [
             e.Hello(
                 **self._common(), source="probe", version=e.VERSION, boot_id="fake", kernel="fake",
-                python="3", cgroup=1, hz=100, monitors="light", pid=2,
+                python="3", cgroup=2, hz=100, monitors="light", pid=2,
             )
         ]  # fmt: skip
         head += [

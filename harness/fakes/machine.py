@@ -71,7 +71,7 @@ class Machine:
 
     def facts(self) -> MachineFacts:
         return MachineFacts(
-            kind=self.kind, kernel="fake", engine="fake", api="1.41", cgroup=1, boot_id="fake",
+            kind=self.kind, kernel="fake", engine="fake", api="1.41", cgroup=2, boot_id="fake",
             effective={"memory": self.memory},
         )  # fmt: skip
 

@@ -37,6 +37,13 @@ class World:
     wanted: list[MachineSpec] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
 
+    def check(self, wanted: MachineSpec) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+
+    def auto(self) -> str:
+        return Machine.kind
+
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:
         if self.refuse is not None:
             raise self.refuse

@@ -55,6 +55,16 @@ class World(Protocol):
     @property
     def clock(self) -> Clock: ...
 
+    def check(self, wanted: MachineSpec) -> None:
+        """Refuse what can not be had, making nothing.
+
+        Raises:
+            EnvironmentInvalid: with the reason.
+        """
+
+    def auto(self) -> str:
+        """The kind that `auto` comes to."""
+
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:
         """One that fits, not started.
 
@@ -76,6 +86,12 @@ class RealWorld:
     """This host's."""
 
     clock: Clock = field(default_factory=RealClock)
+
+    def check(self, wanted: MachineSpec) -> None:
+        choose.check(wanted)
+
+    def auto(self) -> str:
+        return choose.resolve("auto")
 
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:
         return choose.make(wanted, kind=kind)

@@ -16,6 +16,7 @@ from harness import clock, inject, matrix, process, scale, spec, units
 from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
 from harness.machine import choose, health
 from harness.report.progress import Progress
+from harness.runner.world import RealWorld
 from harness.scale import Ended, Options
 from harness.schedule import replay
 from harness.stats import sequential
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from harness.model.experiment import TrialSpec
+    from harness.runner.world import World
     from harness.scale import Ending
     from harness.schedule import Schedule
     from harness.spec import Loaded
@@ -100,8 +102,13 @@ def execute(
     monitors: str = "",
     until_deaths: int | None = None,
     json: bool = False,
+    world: World | None = None,
 ) -> int:
-    """What `sweep` and `run` share: from checked nouns to a printed table."""
+    """What `sweep` and `run` share: from checked nouns to a printed table.
+
+    world: Where machines come from; None: this host's.
+    """
+    world = world or RealWorld()
     options.monitors = monitors or options.monitors or loaded.matrix.monitors
     options.share_machine = loaded.matrix.share_machine
     if options.budget is None:
@@ -112,9 +119,9 @@ def execute(
     if campaign is None:
         # A machine that can not be had is said before anything is written.
         for one in _machines(specs):
-            choose.check(one)
+            world.check(one)
         _refuse_injections(specs)
-        options.auto = choose.resolve("auto") if _any_auto(specs) else options.auto
+        options.auto = world.auto() if _any_auto(specs) else options.auto
         findings = [finding.what for finding in health.findings()]
         if findings:
             print(f"beware: {'; '.join(findings)} (./inv doctor says more)", file=sys.stderr)
@@ -122,12 +129,15 @@ def execute(
         campaign = Campaign.create(loaded.matrix.name, meta)
     else:
         options.auto = str(campaign.meta().get("auto") or options.auto)
-    progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
+    now = world.clock.now
+    progress = Progress(lambda: now() / clock.NS, quiet=json)
     print(f"campaign {campaign.name}, seed {seed}: {campaign.path}", file=sys.stderr)
     plan_of_trials = _schedule(loaded, specs, campaign, options, until_deaths)
     progress.begin(plan_of_trials.expected_total(), done=sum(1 for _ in campaign.trials()))
     try:
-        ending = scale.run(campaign, plan_of_trials, progress=progress, options=options)
+        ending = scale.run(
+            campaign, plan_of_trials, progress=progress, options=options, world=world
+        )
         campaign.update_meta(
             ended=clock.utc().isoformat(),
             ending=ending.how.value,
