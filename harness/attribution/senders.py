@@ -131,7 +131,13 @@ _PLACES = {
 
 
 def _says(signal: Seen[Signal]) -> str:
-    return f"process {signal.what.sender} sent it signal {signal.what.sig}"
+    return f"process {signal.what.sender} ({name_of(signal)}) sent it signal {signal.what.sig}"
+
+
+def name_of(signal: Seen[Signal]) -> str:
+    """What its sender calls itself, which proves nothing; fit to be printed."""
+    name = "".join(ch if ch.isprintable() else "?" for ch in signal.what.sender_name)
+    return name or "nameless"
 
 
 def by_engine(case: Case) -> Clues:
