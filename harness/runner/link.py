@@ -98,6 +98,7 @@ class ProbeLink:
         self._heard = 0
         self._silent_since: int | None = None
         self._starts: list[int] = []
+        self._lost: tuple[int, str] | None = None  # since when and why there is no probe
         self._threads: list[threading.Thread] = []
 
     # --- beginning and end ---
@@ -304,7 +305,13 @@ class ProbeLink:
         with self._lock:
             self._heard = now
             silent, self._silent_since = self._silent_since, None
+            lost: tuple[int, str] | None = None
             if isinstance(event, Hello):
+                lost, self._lost = self._lost, None
+                if self._state.hello is not None and self._state.hello.boot_id != event.boot_id:
+                    # The clock of another boot: it has nothing to do with the last one's.
+                    self._clock = None
+                    self._pings.clear()
                 self._state = _State(hello=event)
                 self._greeted.set()
             elif isinstance(event, SourceState):
@@ -316,7 +323,10 @@ class ProbeLink:
                     self._state.gaps.pop(event.name, None)
             elif isinstance(event, Pong) and event.what == "flush":
                 answered = self._answers.get(event.token)
-        if silent is not None:
+        if lost is not None:
+            begin = lost[0] if silent is None else min(lost[0], silent)
+            self._keep(_gap("probe", begin, now, f"{lost[1]}; started again"))
+        elif silent is not None:
             self._keep(_gap("probe", silent, now, "the probe did not answer"))
         self._say(event)
         if answered is not None:
@@ -387,9 +397,14 @@ class ProbeLink:
             self._greeted.set()
             return
         with self._lock:
+            open_gap = self._state.gaps.get("probe")
             self._state = _State(hello=self._state.hello)
             self._pings.clear()
-        self._keep(_gap("probe", begin, None, why))
+            first, self._lost = self._lost is None, self._lost or (begin, why)
+            if open_gap is not None:
+                self._state.gaps["probe"] = open_gap
+        if first:
+            self._keep(_gap("probe", begin, None, why))
         while not self._leaving.is_set():
             now = clock.now()
             recent = [t for t in self._starts if now - t < 60 * clock.NS]
@@ -405,9 +420,7 @@ class ProbeLink:
                 if self._leaving.wait(1.0):
                     return
                 continue
-            if self._greeted.wait(self.site.patience) and not self._leaving.is_set():
-                self._keep(_gap("probe", begin, clock.now(), why + "; started again"))
-            return
+            return  # its Hello ends the gap; its own end comes here again
 
     def _keep(self, gap: Gap) -> None:
         with self._lock:
