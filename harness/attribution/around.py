@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.attribution.senders import place
+from harness.attribution.senders import ENDING, USER, place
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import KERNEL
 from harness.model.verdicts import Sender, SenderKind
@@ -203,6 +203,9 @@ def _child_killed(case: Case, *places: str) -> Clues:
             and case.main is not None
             and s.what.sender not in (case.main.pid, s.what.pid)
             and place(case, s) in places
+            # A helper of its own (`timeout`) that ends a child is the program's own way;
+            # only the status passed on says that it left because of that.
+            and (case.left_with == 128 + s.what.sig or not _helper(case, s))
         ):
             clues = [
                 Clue(
@@ -233,6 +236,29 @@ def child_sender(case: Case) -> Sender | None:
         if s.what.code <= 0 and kind is not None:
             return Sender(kind, s.what.sender, s.what.sender_name)
     return None
+
+
+def _helper(case: Case, signal: Seen[Signal]) -> bool:
+    """Was the sender made by the main process, or by what that had made?"""
+    makers = case.history.makers(signal.what.sender, signal.at)
+    return case.main is not None and any(f.what.pid == case.main.pid for f in makers)
+
+
+def child_told(case: Case) -> Clues:
+    """somebody outside sent a child of the main process a signal to leave, just before"""
+    gone = {p.what.pid for p in children(case) if p.at < case.at}
+    return tuple(
+        Clue(
+            s.n, "trace", f"process {s.what.sender} sent its child {s.what.pid} signal {s.what.sig}"
+        )
+        for s in case.history.signals
+        if s.what.pid in gone
+        and s.what.sig in ENDING | USER | {9}
+        and s.what.code <= 0
+        and s.what.result == DELIVERED
+        and case.at - SHORTLY <= s.at <= case.at
+        and place(case, s) != "same-container"
+    )
 
 
 def child_killed_inside(case: Case) -> Clues:

@@ -257,15 +257,6 @@ UNTRACED = tuple(
 
 SENDERS = (
     Rule(
-        cause="cgroup-kill",
-        needs=(s.in_kernel_group, u.not_by_engine),
-        forbids=(m.chose_main, s.kill_events),
-        supports=(s.raw_status, s.by_host, d.engine_die),
-        path=ended("cgroup-kill"),
-        sender=s.sender,
-        otherwise="a signal that addresses a thread group (grp=1)",
-    ),
-    Rule(
         cause="userspace-oom",
         needs=(u.by_oom_daemon, s.by_host, w.pressed),
         forbids=(m.chose_main,),
@@ -273,6 +264,15 @@ SENDERS = (
         path=ended("userspace-oom"),
         sender=s.sender,
         otherwise="a machine with memory to spare, or a sender of another kind",
+    ),
+    Rule(
+        cause="cgroup-kill",
+        needs=(s.in_kernel_group, u.not_by_engine),
+        forbids=(m.chose_main, s.kill_events, u.by_oom_daemon),
+        supports=(s.raw_status, s.by_host, d.engine_die),
+        path=ended("cgroup-kill"),
+        sender=s.sender,
+        otherwise="a signal that addresses a thread group (grp=1)",
     ),
     Rule(
         cause="other-container-kill",
@@ -331,6 +331,7 @@ TRIGGERS = (
         forbids=_QUIET,
         supports=(a.left, d.engine_die),
         path=path("inside-child-kill", "child-killed", "main-exited"),
+        sender=a.child_sender,
         otherwise="a sender outside, an OOM victim, or a main process that was killed itself",
     ),
     Rule(
@@ -339,6 +340,7 @@ TRIGGERS = (
         forbids=_QUIET,
         supports=(a.left, d.engine_die),
         path=path("host-kill", "child-killed", "main-exited"),
+        sender=a.child_sender,
         otherwise="a sender inside the container",
     ),
     Rule(
@@ -472,7 +474,7 @@ BY_ITSELF = (
     Rule(
         cause="main-exit-zero",
         needs=(a.left_with_zero, u.began),
-        forbids=(*_QUIET, a.any_child_killed, u.any_trigger, u.shim_gone_early),
+        forbids=(*_QUIET, a.any_child_killed, a.child_told, u.any_trigger, u.shim_gone_early),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker"),
         should_watch=("kernel",),
@@ -486,6 +488,7 @@ BY_ITSELF = (
             *_QUIET,
             a.any_child_killed,
             a.child_hit,
+            a.child_told,
             u.any_trigger,
             u.shim_gone_early,
             w.complains,

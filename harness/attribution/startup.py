@@ -263,13 +263,11 @@ def began(case: Case) -> Clues:
 def any_trigger(case: Case) -> Clues:
     """something had just happened to it that makes a main process leave"""
     for look in (
-        surroundings.fork_refused,
+        surroundings.any_fork_refused,
         surroundings.tmpfs_was_full,
         surroundings.disk_was_full,
-        surroundings.became_read_only,
+        surroundings.mounts_changed,
         surroundings.own_mount_change,
-        surroundings.lost_mount,
-        surroundings.source_deleted,
         surroundings.storage_error,
         surroundings.lost_interface,
     ):

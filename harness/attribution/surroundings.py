@@ -15,7 +15,7 @@ from harness.attribution.table import Clue, Clues
 from harness.history.clock import ENGINE
 from harness.history.model import Seen
 from harness.parse import container_of
-from harness.parse.cgroup import parse_limit, parse_number, parse_pressure
+from harness.parse.cgroup import is_unlimited, parse_limit, parse_number, parse_pressure
 from harness.parse.kernel import ForkRejected, LinkState, StorageError
 from harness.parse.mountinfo import parse_mount
 
@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 def fork_refused(case: Case) -> Clues:
     """its pids limit refused a fork just before"""
+    return any_fork_refused(case) if _own_pids_limit(case) else ()
+
+
+def _own_pids_limit(case: Case) -> bool:
+    """Has it one of its own? The kernel names the cgroup that asked, not whose limit it was."""
+    most = case.text(case.cgroup, "pids.max") if case.cgroup is not None else None
+    if most is not None:
+        return not is_unlimited(most.what)
+    limit = case.ref.limits.get("PidsLimit") if case.ref is not None else None
+    return isinstance(limit, int) and limit > 0
+
+
+def any_fork_refused(case: Case) -> Clues:
+    """a pids limit, its own or one above, refused a fork just before"""
     clues = [
         Clue(s.n, "kernel", "the kernel log says its pids controller refused a fork")
         for s in case.history.kernel
@@ -230,11 +244,24 @@ def _changes(
             yield s, gone, come
 
 
+def _lately(case: Case) -> int:
+    """How long before its end a change of a mount counts: its last words may say more."""
+    return 2 * SHORTLY if complains(case) else SHORTLY
+
+
+def mounts_changed(case: Case) -> Clues:
+    """its mounts had changed in the seconds before"""
+    return tuple(
+        Clue(s.n, "mounts", "its mounts had changed")
+        for s, _, _ in _changes(case, case.at - 3 * SHORTLY, case.at)
+    )
+
+
 def became_read_only(case: Case) -> Clues:
     """one of its mounts had just become read-only"""
     return tuple(
         Clue(s.n, "mounts", f"its mount {new.point} became read-only")
-        for s, gone, come in _changes(case, case.at - 2 * SHORTLY, case.at)
+        for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for new in come
         if new.read_only and any(old.point == new.point and not old.read_only for old in gone)
     )
@@ -244,7 +271,7 @@ def lost_mount(case: Case) -> Clues:
     """one of its mounts had just been taken away"""
     return tuple(
         Clue(s.n, "mounts", f"its mount {old.point} was taken away")
-        for s, gone, come in _changes(case, case.at - 2 * SHORTLY, case.at)
+        for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for old in gone
         if not any(new.point == old.point for new in come)
     )
@@ -267,7 +294,7 @@ def source_deleted(case: Case) -> Clues:
     """the source of one of its mounts had just been deleted"""
     return tuple(
         Clue(s.n, "mounts", f"the source of its mount {new.point} was deleted")
-        for s, gone, come in _changes(case, case.at - 2 * SHORTLY, case.at)
+        for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for new in come
         if new.deleted and any(old.point == new.point and not old.deleted for old in gone)
     )
