@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from harness.engine import Engine
     from harness.events import Event
     from harness.machine import Machine
+    from harness.model.container import ImageSpec
     from harness.model.experiment import TrialSpec
     from harness.model.verdicts import Judgement, TrialRecord
     from harness.report.progress import Progress
@@ -333,6 +334,7 @@ class _Worker:
             link=stay.link,
             writer=self.campaign.writer(spec.trial),
             clock=self.world.clock,
+            images=stay.images,
             usage=self._usage_due(),
             keep_dead=self.options.keep_dead,
         )
@@ -406,7 +408,8 @@ class _Worker:
 class _Stay:
     """One started machine with everything that trials on it share.
 
-    spoiled: What an injection broke for good: no more trials on this one.
+    spoiled: What an injection broke for good: no more trials on this one. images: What
+    its engine was given already.
     """
 
     machine: Machine
@@ -415,6 +418,7 @@ class _Stay:
     feed: _Feed
     bystanders: Bystanders
     spoiled: list[str] = field(default_factory=list)
+    images: dict[ImageSpec, str] = field(default_factory=dict)
 
 
 class _Feed:

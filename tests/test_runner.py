@@ -460,6 +460,22 @@ def test_whoever_lends_a_namespace_is_made_first():
         assert run.left == []
 
 
+def test_an_image_is_made_once_for_all_trials_of_an_engine():
+    """And again where the engine has lost it."""
+    known = {}
+    rootfs = {"image": {"rootfs": "busybox"}}
+    with world(experiment(container=rootfs), images=known) as run:
+        run.go()
+        assert run.engine.calls.count("import") == 1
+    (tag,) = known.values()
+    for there, imports in ((True, 0), (False, 1)):
+        with world(experiment(container=rootfs), images=known) as run:
+            run.machine.dockerd.images.update({tag} if there else set())
+            run.go()
+            assert run.engine.calls.count("import") == imports
+            assert run.record.aborted is None
+
+
 # --- restarts ------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from harness.runner.stage import MAIN, StepFailed, needed
 
 if TYPE_CHECKING:
     from harness.engine import Answer
-    from harness.model.container import ContainerSpec
+    from harness.model.container import ContainerSpec, ImageSpec
     from harness.runner.stage import Stage
 
 # Of the clean-up's own deadline, what one request may take: one that hangs leaves time for others.
@@ -58,10 +58,7 @@ def prepare(stage: Stage) -> None:
         if not result.ok:
             raise StepFailed(f"before_trial: {result.why()}")
     for name, spec in everyone(stage):
-        try:
-            stage.tags[name] = images.ensure(stage.engine, spec.image, machine=stage.machine)
-        except EnvironmentInvalid as error:
-            raise StepFailed(str(error)) from error
+        stage.tags[name] = _image(stage, spec.image)
         _sources(stage, spec)
         # A trial starts from fresh volumes too; the engine makes them with the container.
         for mount in spec.mounts:
@@ -72,10 +69,22 @@ def prepare(stage: Stage) -> None:
     if experiment.remount.how == "propagate":
         source = source_at(experiment.container, experiment.remount.target or "")
         _living(stage)
-        stage.shared.append(source)
         result = mounts.share(stage.machine, source, deadline=10)
         if not result.ok:
             raise StepFailed(f"sharing {source} for propagation: {result.why()}")
+        stage.shared[source] = int(result.text.strip() or 0)
+
+
+def _image(stage: Stage, wanted: ImageSpec) -> str:
+    """The image's tag. What was made for an earlier trial is not read and hashed again."""
+    known = stage.known.get(wanted)
+    if known is None or not stage.engine.image(known).ok:
+        try:
+            known = images.ensure(stage.engine, wanted, machine=stage.machine)
+        except EnvironmentInvalid as error:
+            raise StepFailed(str(error)) from error
+        stage.known[wanted] = known
+    return known
 
 
 def _living(stage: Stage) -> None:
@@ -183,8 +192,10 @@ def clean(stage: Stage) -> None:
         there = there and tried(f"network {name}", engine.network_remove(name, deadline=deadline))
     for name in stage.volumes.values() if there else ():
         there = there and tried(f"volume {name}", engine.volume_remove(name, deadline=deadline))
-    for path in stage.shared:
-        trouble += _unshared(stage, path)
+    for path, before in stage.shared.items():
+        restored = mounts.restore(stage.machine, path, before, deadline=10)
+        if not restored.ok:
+            trouble.append(f"mounts at {path}: {restored.why()}")
     hook = stage.spec.experiment.after_trial
     if hook is not None:
         result = on_host(stage, hook, "after-trial", after=True)
@@ -205,9 +216,3 @@ def _strays(stage: Stage, deadline: float, tried: Any) -> bool:
             there = tried(f"container {row['Id'][:12]}", answer)
     return there
 
-
-def _unshared(stage: Stage, path: str) -> list[str]:
-    """Take away every mount at a directory that was shared: what was put over it, then the bind."""
-    script = 'while umount -l "$1" 2>/dev/null; do :; done; ! grep -q " $1 " /proc/self/mountinfo'
-    result = stage.machine.root((SHELL, "-c", script, "umount", path), deadline=10)
-    return [] if result.ok else [f"mounts at {path}: {result.why()}"]

@@ -54,8 +54,18 @@ def share(path):
     call("bind", libc.mount(text(path), text(path), None, MS_BIND, None))
     call("make-shared", libc.mount(None, text(path), None, MS_SHARED, None))
 
+def at(path):
+    with open("/proc/self/mountinfo") as lines:
+        points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    return points.count(path)
+
 if want["do"] == "share":
+    print(at(want["target"]))
     share(want["target"])
+    raise SystemExit(0)
+if want["do"] == "restore":
+    while at(want["target"]) > want["before"]:
+        call("umount", libc.umount2(text(want["target"]), 2))
     raise SystemExit(0)
 tree = clone(want["source"]) if want.get("source") else None
 if tree is not None and want.get("mode"):
@@ -101,5 +111,13 @@ def propagate(
 
 
 def share(machine: Machine, path: str, *, deadline: float) -> Result:
-    """Make a directory a shared mount of its own, so that binds over it propagate."""
+    """Make a directory a shared mount of its own, so that binds over it propagate.
+
+    Its output is how many mounts were there before: somebody may have a disk of his own there.
+    """
     return _run(machine, {"do": "share", "target": path}, deadline)
+
+
+def restore(machine: Machine, path: str, before: int, *, deadline: float) -> Result:
+    """Take away what was put over a directory, down to the mounts that were there before."""
+    return _run(machine, {"do": "restore", "target": path, "before": before}, deadline)

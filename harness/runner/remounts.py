@@ -125,6 +125,10 @@ def _propagate(stage: Stage) -> None:
     )
     if not result.ok:
         raise StepFailed(f"propagate: {result.why()}")
+    if stage.abandoned.is_set():
+        # The clean-up may have passed by already.
+        mounts.restore(stage.machine, source, stage.shared.get(source, 0), deadline=10)
+        raise StepFailed("the trial is over")
 
 
 _WAYS = {

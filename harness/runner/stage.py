@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from harness.engine import Answer, Engine
     from harness.machine import Machine
+    from harness.model.container import ImageSpec
     from harness.model.experiment import TrialSpec
     from harness.runner.world import Link
 
@@ -56,7 +57,8 @@ class Stage:
         ids: Name within the experiment → container id.
         made: Every container id made, for the clean-up.
         networks, volumes: Word in the experiment → name on the engine.
-        shared: Directories made shared mounts for propagation.
+        shared: Directory made a shared mount for propagation → how many mounts it had before.
+        known: Images that this engine was given already, for earlier trials too.
         abandoned: Set when the loop has left: a late step must make nothing new.
     """
 
@@ -73,7 +75,8 @@ class Stage:
     made: list[str] = field(default_factory=list)
     networks: dict[str, str] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
-    shared: list[str] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)
+    known: dict[ImageSpec, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     abandoned: threading.Event = field(default_factory=threading.Event)
     _subjects: list[tuple[int, str]] = field(default_factory=list)

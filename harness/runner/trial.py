@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.engine import Engine
     from harness.inject import Injector
     from harness.machine import Machine
+    from harness.model.container import ImageSpec
     from harness.model.experiment import TrialSpec
     from harness.model.verdicts import TrialRecord
     from harness.runner.world import Link
@@ -71,6 +72,7 @@ class Trial:
         link: Link,
         writer: TrialWriter,
         clock: Clock | None = None,
+        images: dict[ImageSpec, str] | None = None,
         usage: bool = False,
         keep_dead: bool = False,
     ) -> None:
@@ -96,6 +98,7 @@ class Trial:
             },
             cgroup=str(machine.probe_site().config.get("cgroup", "/")),
             clock=self.clock,
+            known={} if images is None else images,
         )
         self.pre_task = PreTask(self.stage)
         self.diary = Diary(writer, self.observed, self.measured, self.pre_task)

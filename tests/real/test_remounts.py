@@ -107,6 +107,19 @@ def test_a_bind_on_the_machines_side_appears_under_propagation(pen, folders, pro
     assert inside.out.strip() == b"0"  # what was shared for the trial is taken away again
 
 
+def test_a_mount_that_was_there_before_is_there_afterwards(pen, folders):
+    """Somebody's own disk stands where the source is: it is not taken away with ours."""
+    pen.machine.root(("mount", "-t", "tmpfs", "own", folders[0]))
+    try:
+        change = {"how": "propagate", "target": "/work", "source": folders[1]}
+        run = pen.trial(with_mount(folders[0], change, propagation="rslave"))
+        assert survived(run, pen) == "rw\ntwo"
+        there = pen.machine.root(("findmnt", "-n", "-o", "SOURCE", folders[0]))
+        assert there.text.split() == ["own"]
+    finally:
+        pen.machine.root(("umount", folders[0]))
+
+
 def test_without_propagation_nothing_appears(pen, folders):
     """The control: a private mount never hears of it."""
     made = with_mount(folders[0], {"how": "propagate", "target": "/work", "source": folders[1]},
