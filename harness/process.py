@@ -9,6 +9,7 @@ reaches the harness alone and the harness decides what to stop.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,11 @@ def sees_all() -> bool:
         return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"
     except OSError:
         return False
+
+
+def called() -> str:
+    """How the user called this program, for the lines that they may copy: `./inv` says it."""
+    return shlex.quote(os.environ.get("DEATHBENCH_CALLED") or "deathbench")
 
 
 def which(name: str) -> str | None:

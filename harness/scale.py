@@ -18,7 +18,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from harness import attribution, history
+from harness import attribution, history, process
 from harness.clock import NS
 from harness.errors import EnvironmentInvalid
 from harness.runner.bystanders import Bystanders
@@ -389,7 +389,7 @@ class _Worker:
                 f"export DOCKER_HOST={machine.docker_host}",
                 f"docker inspect {name}",
                 f"docker logs {name}",
-                "./inv clean    # when you have seen enough",
+                f"{process.called()} clean    # when you have seen enough",
             ),
         )
         self.shared.end(ending)

@@ -48,6 +48,13 @@ def test_a_slip_on_the_command_line_says_what_why_and_the_nearest_word(capsys, w
     assert fix in err
 
 
+def test_lines_to_copy_begin_as_the_user_called_it(capsys, monkeypatch):
+    """From another folder, through a path with a blank: the line works when it is pasted."""
+    monkeypatch.setenv("DEATHBENCH_CALLED", "../death bench/inv")
+    program("swep")
+    assert "'../death bench/inv' --list" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [s[0] for s in SLIPS], ids=lambda x: " ".join(x)[:30])
 def test_the_same_slip_with_json_is_one_document(capsys, words):
     """Of the verb's own shape, so that a reader of `cells` finds `cells`; stderr is silent."""

@@ -83,7 +83,7 @@ def main(
             left = f", ~{search.expected_left():.0f} trials left" if not search.done else ""
             print(f"  {listed[question]}: {came}; {say()}{left}", file=sys.stderr)
     except KeyboardInterrupt:
-        why, code = f"interrupted; go on with: ./inv bisect --resume {campaign.name}", 130
+        why, code = f"interrupted; go on with: {process.called()} bisect --resume {campaign.name}", 130
     found = answer()
     if found.found:
         code = int(ExitCode.OK)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
+from harness import process
 from harness.errors import BadInput, Bug, DeathbenchError, EnvironmentInvalid, ExitCode, Problem
 
 if TYPE_CHECKING:
@@ -200,8 +201,9 @@ def asks_for_json(argv: Sequence[str]) -> bool:
 
 def explain(message: str, context: Any, verbs: Sequence[str]) -> Problem:
     """invoke's complaint in our form, with the nearest right word."""
+    command = process.called()
     verb = getattr(context, "name", None)
-    all_of_it = f"./inv --help {verb}" if verb else "./inv --list"
+    all_of_it = f"{command} --help {verb}" if verb else f"{command} --list"
     if unknown := re.match(r"No idea what '(.*)' is!$", message):
         word = unknown.group(1)
         if word.startswith("-"):
@@ -210,7 +212,7 @@ def explain(message: str, context: Any, verbs: Sequence[str]) -> Problem:
             why = f"{verb} has no such option" if verb else "no such option"
             return Problem("command line", word, why, _nearest(flag, known, all_of_it))
         why = f"{verb} takes no more words, and it is no verb" if verb else "there is no such verb"
-        return Problem("command line", word, why, _nearest(word, verbs, "./inv --list"))
+        return Problem("command line", word, why, _nearest(word, verbs, f"{command} --list"))
     if short := re.match(r"Flag .*?Argument: ([\w-]+)", message):
         flag = f"--{short.group(1)}"
         if "doesn't take any value" in message:

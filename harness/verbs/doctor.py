@@ -166,7 +166,7 @@ def _leftovers() -> list[Finding]:
             f"{len(left)} leftovers of killed runs: {', '.join(left[:3])}"
             + (" …" if left[3:] else ""),
             "they hold memory, disk or a name",
-            "./inv clean",
+            f"{process.called()} clean",
         )
     ]
 

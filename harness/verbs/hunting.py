@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from harness import clock, scale, store
+from harness import clock, process, scale, store
 from harness.errors import BadInput, Problem
 from harness.machine import choose
 from harness.matrix import derive
@@ -224,7 +224,7 @@ def conclude(campaign: Campaign, ending: Ending, verb: str, code: int) -> int:
     """The exit code, and the line that goes on where something was cut off."""
     from harness.errors import ExitCode
 
-    again = f"./inv {verb} --resume {campaign.name}"
+    again = f"{process.called()} {verb} --resume {campaign.name}"
     match ending.how:
         case Ended.INTERRUPTED:
             print(f"interrupted ({ending.why}); go on with: {again}", file=sys.stderr)

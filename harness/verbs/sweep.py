@@ -124,7 +124,7 @@ def execute(
         options.auto = world.auto() if _any_auto(specs) else options.auto
         findings = [finding.what for finding in health.findings()]
         if findings:
-            print(f"beware: {'; '.join(findings)} (./inv doctor says more)", file=sys.stderr)
+            print(f"beware: {'; '.join(findings)} ({process.called()} doctor says more)", file=sys.stderr)
         meta = {**frozen(loaded, seed, options), "findings": findings}
         campaign = Campaign.create(loaded.matrix.name, meta)
     else:
@@ -152,7 +152,7 @@ def execute(
             f"the sweep stopped: {error.strerror or error}",
             where=str(error.filename or campaign.path),
             why="what it was writing could not be kept; the finished trials are whole",
-            mend=f"mend that, then go on with: ./inv sweep --resume {campaign.name}",
+            mend=f"mend that, then go on with: {process.called()} sweep --resume {campaign.name}",
         ) from error
     finally:
         progress.end()
@@ -213,7 +213,7 @@ def _machines(specs: Sequence[TrialSpec]) -> list[Any]:
 
 def _conclude(campaign: Campaign, ending: Ending, *, json: bool) -> int:
     """The table, and how it came to an end that is not the plan's own, with its exit code."""
-    again = f"./inv sweep --resume {campaign.name}"
+    again = f"{process.called()} sweep --resume {campaign.name}"
     found = table.of(campaign)
     cut = {Ended.INTERRUPTED: ExitCode.INTERRUPTED, Ended.ENVIRONMENT: ExitCode.ENVIRONMENT}
     code = cut.get(ending.how, found.exit)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import clock, engine, scale
+from harness import clock, engine, process, scale
 from harness.errors import BadInput, ExitCode, Problem
 from harness.machine import choose
 from harness.model.experiment import MachineSpec
@@ -79,7 +79,7 @@ def _attend(attendance: Attendance, campaign: Campaign, *, json: bool) -> int:
         judgement, history = _keep(campaign, ended)
         died += judgement.outcome.value == "died"
         _tell(ended, judgement, history, json=json)
-    print(f"{died} deaths; ./inv table {campaign.name}", file=sys.stderr)
+    print(f"{died} deaths; {process.called()} table {campaign.name}", file=sys.stderr)
     return int(ExitCode.WORSE if died else ExitCode.OK)
 
 
