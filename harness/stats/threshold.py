@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STOP = 0.955
 
 _WIDTHS = (0.15, 1.0, 3.0, 6.0)
-_FLOORS = (0.005, 0.03, 0.08)
+_FLOORS = (0.002, 0.02, 0.06)
 _CEILINGS = (0.3, 0.45, 0.6, 0.8, 0.97)
 
 # What is kept for "it never crosses": as likely as one point in twenty.
