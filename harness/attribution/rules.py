@@ -286,7 +286,8 @@ SENDERS = (
     Rule(
         cause="host-kill",
         needs=(s.by_host,),
-        forbids=(m.chose_main, u.by_oom_daemon),
+        # A kill in the engine's events at that moment: the sender may be the engine's after all.
+        forbids=(m.chose_main, u.by_oom_daemon, s.kill_events),
         supports=_END,
         path=ended("host-kill"),
         sender=s.sender,

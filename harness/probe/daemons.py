@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import select
+import socket as _socket
+import struct
 from typing import TYPE_CHECKING
 
 from . import linux
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 NAMES = {"dockerd": "dockerd", "containerd": "containerd"}
 SHIM = "containerd-shim"
 _ID = re.compile(r"\0-id\0([0-9a-f]{64})\0")
-_ELSEWHERE = re.compile(r"^/deathbench-|[0-9a-f]{64}")
+_ELSEWHERE = re.compile(r"^/deathbench-[^/]+|[0-9a-f]{64}")
 LOOK_EVERY = 1.0
 FORGET = 10
 """Looks after which every process is asked for its name again; an exec is told by lineage."""
@@ -49,14 +51,34 @@ class Daemons:
         base: str,
         lineage: Lineage,
         drain: Callable[[], None],
+        socket: Optional[str] = None,
     ) -> None:
         """drain(): read the proc connector now, so that the status of an end is known."""
         self.loop, self.out, self.base, self.lineage, self.drain = loop, out, base, lineage, drain
         self.known: Dict[int, Daemon] = {}
         self.others: Set[int] = set()
         self.turn = 0
+        self.socket = socket
+        self.home: Set[str] = set()
+
+    def find_home(self) -> None:
+        """Where the process that listens on the engine's socket lives: a pen, a container, or not."""
+        if not self.socket:
+            return
+        try:
+            with _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM) as link:
+                link.settimeout(1.0)
+                link.connect(self.socket)
+                peer = struct.unpack(
+                    "3i", link.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+                )
+        except OSError:
+            return  # nobody listens now: what was known stays
+        paths = (linux.cgroup_paths(peer[0]) or {}).values()
+        self.home = {m.group() for path in paths for m in [_ELSEWHERE.search(path)] if m}
 
     def start(self) -> None:
+        self.find_home()
         self.look()
         self.loop.every(LOOK_EVERY, self.check, "daemons")
         self.out.source("daemons", "active")
@@ -68,11 +90,13 @@ class Daemons:
         """Is this process of our machine?
 
         On a whole kernel an engine inside a container, or in a pen beside it, is somebody
-        else's: its end is not the end of this one.
+        else's: its end is not the end of this one. Whose socket we were given decides.
         """
         paths = linux.cgroup_paths(pid) or {}
         if self.base == "/":
-            return not any(_ELSEWHERE.search(path) for path in paths.values())
+            return self.home == {
+                m.group() for path in paths.values() for m in [_ELSEWHERE.search(path)] if m
+            }
         base = self.base.rstrip("/")
         return any(path == base or path.startswith(base + "/") for path in paths.values())
 

@@ -82,7 +82,14 @@ class Probe:
         self.lineage = Lineage(loop, out, self.task)
         self.watch = Watch(loop, out, self.hierarchies, self.lineage, self.base)
         self.connector = Connector(loop, out, self.clocks, self.exited)
-        self.daemons = Daemons(loop, out, self.base, self.lineage, self.connector.drain)
+        self.daemons = Daemons(
+            loop,
+            out,
+            self.base,
+            self.lineage,
+            self.connector.drain,
+            self.config.get("docker_socket"),
+        )
         self.senders = Senders(loop, out, self.lineage)
         self.senders.daemons = self.daemons
         self.deaths = Deaths(
@@ -274,7 +281,7 @@ class Probe:
             "probe",
             boot(),
             cpu=used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime,
-            rss=used.ru_maxrss * 1024,
+            rss=linux.peak_memory(),
             events=self.out.counts,
             dropped=self.out.dropped,
         )

@@ -68,8 +68,8 @@ def test_memory(tmp_path):
 
 def test_remount_race(tmp_path):
     """Only what takes the container away races, and only where the pre-task does not wait."""
-    found = sweep("remount-race.yaml", tmp_path, "delay=0s,{after: remount-start, for: 0s}")
-    early = "remount-start+0s"
+    found = sweep("remount-race.yaml", tmp_path, "delay=0s,{after: remount-start, for: 50ms}")
+    early = "remount-start+50ms"
     assert {key for key, value in found.items() if value == "race"} == {
         ("restart", early),
         ("recreate", early),
