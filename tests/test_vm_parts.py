@@ -1,0 +1,83 @@
+"""What of a VM can be known without one: its files, its command line, its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import EnvironmentInvalid
+from harness.machine import vm, vm_image, vm_qemu
+from harness.machine.colima import Colima
+
+GIB = 1 << 30
+
+
+def entries(archive):
+    """(name, mode, content) of a "newc" archive, read by its own published layout."""
+    at, found = 0, []
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        size, length = fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + length - 1].decode()
+        at += (110 + length + 3) // 4 * 4
+        content = archive[at : at + size]
+        at += (size + 3) // 4 * 4
+        if name == "TRAILER!!!":
+            return found
+        found.append((name, fields[1], content))
+
+
+def test_an_archive_holds_folders_before_files_and_every_byte():
+    """The kernel makes what it reads in order: a file without its folder would be lost."""
+    files = {"a/b/c": (0o600, b"12345"), "d": (0o755, b"")}
+    found = entries(vm_image.cpio(files, folders=("e",)))
+    names = [name for name, _, _ in found]
+    assert set(names) == {"a", "a/b", "a/b/c", "d", "e"}
+    assert names.index("a") < names.index("a/b") < names.index("a/b/c")
+    assert ("a/b/c", 0o100600, b"12345") in found
+
+
+def test_the_first_files_stand_below_one_folder():
+    """What one VM gets is copied over the image's root from there."""
+    found = entries(vm_image.first_files({"root/.ssh/authorized_keys": (0o600, b"key")}))
+    modes = {name: mode for name, mode, _ in found}
+    assert modes["first/root/.ssh/authorized_keys"] == 0o100600
+    assert modes["first/root/.ssh"] == 0o040700
+
+
+def test_the_network_is_shut_but_for_ssh_on_this_host(tmp_path):
+    """One door, on the loopback address, at a port that the kernel chooses."""
+    hardware = vm_qemu.Hardware(
+        memory=GIB, cpus=1, root=tmp_path / "a,b", data=tmp_path / "d", kernel=Path("k"),
+        initrd=Path("i"), arguments="psi=1",
+    )  # fmt: skip
+    argv = vm_qemu.command(hardware, tmp_path, "tcg")
+    (net,) = [argv[i + 1] for i, word in enumerate(argv) if word == "-netdev"]
+    assert net == "user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"
+    assert argv[argv.index("-m") + 1] == "1024M"
+    assert any("a,,b" in word for word in argv), "a comma in a path must not end an option"
+
+
+def test_what_the_host_can_not_give_is_refused_with_numbers(tmp_path):
+    """All reasons at once, before anything is made."""
+    with pytest.raises(EnvironmentInvalid) as told:
+        vm.refuse(memory=1 << 20, cpus=0.5, disk=1 << 20)
+    for word in ("1048576 bytes", "whole processors", "disk 1048576"):
+        assert word in str(told.value)
+    with pytest.raises(EnvironmentInvalid, match="the host has"):
+        vm.refuse(memory=1 << 60)
+
+
+def test_colimas_flags_follow_what_it_offers():
+    """An older colima says --cpu and lacks some flags; memory arrives as a binary fraction."""
+    machine = Colima(memory=1300 << 20, cpus=1, disk=4 * GIB)
+    new = machine.arguments("--cpus int --mount --binfmt --activate --ssh-config --save-config")
+    assert new[new.index("--memory") + 1] == "1.26953125"
+    assert new[new.index("--cpus") + 1] == "1"
+    assert new[new.index("--mount") + 1] == "none"
+    old = machine.arguments("--cpu int --mount --activate")
+    assert "--cpus" not in old
+    assert old[old.index("--cpu") + 1] == "1"
+    assert "--save-config=false" not in old
