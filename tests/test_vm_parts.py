@@ -64,7 +64,7 @@ def test_what_the_host_can_not_give_is_refused_with_numbers(tmp_path):
     """All reasons at once, before anything is made."""
     with pytest.raises(EnvironmentInvalid) as told:
         vm.refuse(memory=1 << 20, cpus=0.5, disk=1 << 20)
-    for word in ("1048576 bytes", "whole processors", "disk 1048576"):
+    for word in ("memory 1MiB", "whole processors", "disk 1MiB"):
         assert word in str(told.value)
     with pytest.raises(EnvironmentInvalid, match="the host has"):
         vm.refuse(memory=1 << 60)
