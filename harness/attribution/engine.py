@@ -291,6 +291,23 @@ def leaving(case: Case) -> Clues:
     )
 
 
+def stream_lost(case: Case) -> Clues:
+    """the engine's stream broke off around or soon after the end"""
+    begin, end = case.at - AFTER, case.at + AFTER
+    limit = trial_end(case.history)
+    end = end if limit is None else min(end, limit)
+    said = tuple(
+        Clue(s.n, "docker", f"the engine's stream was gone ({s.why})")
+        for s in case.history.sources.get("docker", ())
+        if s.state != "active" and begin <= s.at <= end
+    )
+    if said or not case.history.blind("docker", begin, end):
+        return said
+    return tuple(
+        Clue(n, "docker", "the engine's stream had a gap") for n in case.ending.witnesses[:1]
+    )
+
+
 def gone_before(case: Case) -> Clues:
     """dockerd had died without an order while the container ran"""
     orders = [at for at, _, _ in _log(case, "dockerd", "signal")]

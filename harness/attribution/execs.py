@@ -241,6 +241,9 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
         return "mount-source-deleted", deleted
     if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):
         return "mount-lost", lost
+    _, missing = _complained(attempt)
+    if missing and not history.active("mounts", attempt.begin, attempt.end or attempt.begin):
+        return "unknown", ()  # a lost mount says the same, and nobody watched the mounts
     return "exec-error", _status_seen(history, attempt)
 
 

@@ -244,7 +244,7 @@ UNTRACED = tuple(
     Rule(
         cause=f"docker-{request}",
         needs=(u.nobody_traced, d.kill_then_die, d.asked(request)),
-        forbids=(d.leaving, u.any_oom),
+        forbids=(d.leaving, d.stream_lost, u.any_oom),
         supports=(s.raw_status,),
         must_watch=("docker",),
         most=LIKELY,
