@@ -71,17 +71,32 @@ class Watch:
         return self.process.returncode
 
 
+@pytest.fixture
+def watching(pen, tmp_path):
+    """Starts watches, and ends those that a failing test leaves behind."""
+    started = []
+
+    def start(*arguments):
+        started.append(Watch(pen, tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for watch in started:
+        if watch.process.poll() is None:
+            watch.end()
+
+
 @pytest.fixture(scope="module")
 def pen():
     with Pen(memory=512 << 20) as started:
         yield started
 
 
-def test_each_death_is_told_with_its_verdict_and_history(pen, tmp_path):
+def test_each_death_is_told_with_its_verdict_and_history(pen, watching):
     """A container that was there before and one that comes later; limit and kill told apart."""
     somebody = Somebody(pen)
     somebody.run("early", "sleep", "1000")
-    watch = Watch(pen, tmp_path, "--all")
+    watch = watching("--all")
     somebody.run("hog", "tail", "/dev/zero", Memory=16 << 20, MemorySwap=16 << 20)
     first = watch.death()
     # What a source did not see of the last two seconds counts against it: who has only just
@@ -98,10 +113,10 @@ def test_each_death_is_told_with_its_verdict_and_history(pen, tmp_path):
     assert 4 == watch.end()
 
 
-def test_only_whom_it_was_told_to_watch(pen, tmp_path):
+def test_only_whom_it_was_told_to_watch(pen, watching):
     """Of two containers that die, the one with the label is told."""
     somebody = Somebody(pen)
-    watch = Watch(pen, tmp_path, "--label", "watched=yes")
+    watch = watching("--label", "watched=yes")
     somebody.run("other", "sh", "-c", "exit 3")
     somebody.run("mine", "sh", "-c", "exit 4", labels={"watched": "yes"})
     told = watch.death()
@@ -110,12 +125,12 @@ def test_only_whom_it_was_told_to_watch(pen, tmp_path):
     assert 4 == watch.end()
 
 
-def test_it_survives_the_engines_restart(pen, tmp_path):
+def test_it_survives_the_engines_restart(pen, watching):
     """The engine goes and comes back: its victim is told, and so is a later death."""
     somebody = Somebody(pen)
     # Init: obeys the engine's SIGTERM at once, where `sleep` alone would take ten seconds.
     somebody.run("victim", "sleep", "1000", Init=True)
-    watch = Watch(pen, tmp_path, "victim,later")
+    watch = watching("victim,later")
     time.sleep(2.5)
     pen.daemon("dockerd", "restart")
     first = watch.death()
