@@ -100,7 +100,9 @@ def beyond(
     if disk is not None and disk > free:
         why.append(f"disk {_size(disk)} asked for, {_size(free)} are free on the host")
     if disk is not None and disk < SMALLEST_DISK:
-        why.append(f"disk {_size(disk)} asked for, {_size(SMALLEST_DISK)} is the least an engine starts on")
+        why.append(
+            f"disk {_size(disk)} asked for, {_size(SMALLEST_DISK)} is the least an engine starts on"
+        )
     if disk is not None and inodes is not None and inodes * 1024 > disk:
         why.append(f"{inodes} inodes do not fit on a disk of {_size(disk)}: at most {disk // 1024}")
     return why

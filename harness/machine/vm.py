@@ -183,8 +183,8 @@ class Vm:
             memory=self.memory, cpus=self.cpus, root=self._overlay, data=self._data,
             kernel=image.kernel, initrd=self.run / "initrd", arguments=self._arguments(),
         )  # fmt: skip
+        self.accel = self.accel or vm_qemu.accelerator(image.kernel, image.initrd)
         self._qemu = vm_qemu.Qemu(hardware, self.run, accel=self.accel)
-        self.accel = self._qemu.accel
         self.port = self._qemu.start(end)
         self._lease.owns(process=f"{self._qemu.pid}:{lease.start_time(self._qemu.pid)}")
         self._write_ssh_config()
@@ -194,7 +194,9 @@ class Vm:
         self._guest.open(wait)
 
     def _dead(self) -> str:
-        return "" if self._qemu is not None and self._qemu.alive else "QEMU ended"
+        if self._qemu is None or not self._qemu.alive:
+            return "QEMU ended"
+        return "its virtual processor failed (internal error)" if self._qemu.broken else ""
 
     def _arguments(self) -> str:
         """The kernel's command line. printk below "warning" stays off the (slow) console."""

@@ -76,6 +76,9 @@ MASKED = (
     "systemd-logind.service", "systemd-tmpfiles-clean.timer", "systemd-remount-fs.service", "logrotate.timer",
 )  # fmt: skip
 
+NO_DISK = "deathbench: no root disk"
+"""What the first process says on the console where there is none."""
+
 INIT = """\
 #!/bin/busybox sh
 # The first process: modules, disks, address, then the real init. Says what fails.

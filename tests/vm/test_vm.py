@@ -20,7 +20,7 @@ import pytest
 
 from harness import clock, engine, events, history, images, lease
 from harness.attribution import judge
-from harness.machine import guest, vm, vm_qemu
+from harness.machine import guest, vm, vm_image, vm_qemu
 from harness.matrix import plan
 from harness.model.verdicts import Outcome
 from harness.runner.link import ProbeLink
@@ -404,7 +404,11 @@ def _text(path):
 
 
 def test_an_accelerator_is_what_works():
-    """Where KVM is claimed a guest has run under it; the device alone proves nothing."""
+    """Where KVM is claimed our kernel has run under it; the device alone proves nothing."""
     install()
-    assert vm_qemu.accelerator() in {"kvm", "tcg"}
-    assert vm_qemu.accelerator() == "tcg" or os.access("/dev/kvm", os.W_OK)
+    image = vm_image.ensure()
+    found = vm_qemu.accelerator(image.kernel, image.initrd)
+    assert found in {"kvm", "tcg"}
+    assert found == "tcg" or os.access("/dev/kvm", os.W_OK)
+    # A kernel that can not start proves that what is tried decides.
+    assert vm_qemu.accelerator(Path("/dev/null"), image.initrd) == "tcg"
