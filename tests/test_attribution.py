@@ -387,7 +387,8 @@ STORIES = {
     "race": (race, "remount-race", ("remount-race", "exec-refused")),
 }  # fmt: skip
 
-MAY_BE_LIKELY = {"disk-full", "pids-limit"}
+# What ended first is seen; that it is the reason is not, where nothing says so.
+MAY_BE_LIKELY = {"disk-full", "pids-limit", "exit-one", "mount-readonly"}
 
 
 def judged(story, **more):

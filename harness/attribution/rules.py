@@ -391,10 +391,20 @@ TRIGGERS = (
     ),
     Rule(
         cause="mount-readonly",
+        needs=(a.left_with_error, w.became_read_only, w.said_read_only),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        should_watch=("trace",),
+        path=path("mount-readonly", "main-exited"),
+        otherwise="a mount table that did not change",
+    ),
+    Rule(
+        cause="mount-readonly",
         needs=(a.left_with_error, w.became_read_only),
         forbids=_QUIET,
-        supports=(w.said_read_only, a.engine_agrees),
+        supports=(a.engine_agrees,),
         should_watch=("trace",),
+        most=LIKELY,  # unless its own last words say so: the rule above
         path=path("mount-readonly", "main-exited"),
         otherwise="a mount table that did not change",
     ),
@@ -431,6 +441,7 @@ TRIGGERS = (
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
+        most=LIKELY,  # one after the other is not one because of the other
         path=path("network-lost", "main-exited"),
         otherwise="interfaces that stayed until it ended",
     ),
@@ -496,6 +507,9 @@ BY_ITSELF = (
         ),
         supports=(a.engine_agrees, s.end_seen),
         must_watch=("trace", "docker", "kernel", "mounts", "cgroup"),
+        # That it left by itself is seen; that nothing made it leave is not: a full volume or a
+        # resource limit may leave no word anywhere.
+        most=LIKELY,
         path=path("main-exit-error", "main-exited"),
         otherwise="a signal, an OOM victim, a refused fork, a full disk or a changed mount in the seconds before",
     ),
