@@ -81,7 +81,7 @@ class Machine:
 
     def root(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0) -> Result:
         self.commands.append(tuple(argv))
-        return self.rooted(argv) or Result(tuple(argv), 0, b"", b"", 0.0)
+        return self.rooted(argv) or Result(tuple(argv), 0, _said(tuple(argv)), b"", 0.0)
 
     # --- what tests do to it ---
 
@@ -102,3 +102,12 @@ class Machine:
         for box in self.dockerd.boxes.values():
             if box.name.endswith(name) and box.process is not None:
                 self.kernel.signal(box.process, signal, by=kernel.HOST)
+
+
+def _said(argv: tuple[str, ...]) -> bytes:
+    """A guest has a static busybox, so that a host without one can still make its image."""
+    if argv == ("cat", "/bin/busybox"):
+        return b"\x7fELF\x02\x01" + bytes(58)  # a 64-bit ELF header, no interpreter asked for
+    if argv == ("/bin/busybox", "--list"):
+        return b"sh\nsleep\n"
+    return b""
