@@ -1,5 +1,7 @@
 """Cells and their order: what is multiplied, how it is named, when it runs."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,6 +63,41 @@ def test_exclude_and_include():
         "memory=1GiB_delay=0s", "memory=2GiB_delay=0s", "memory=2GiB_delay=250ms",
         "memory=1GiB_delay=3s", "memory=2GiB_delay=3s",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("control", "cells"), [
+    pytest.param("{machine.memory: 2GiB, delay: 0s}", 4, id="a-cell-of-the-table"),
+    pytest.param("{machine.memory: 2GiB, delay: 60ms}", 5, id="a-cell-of-its-own"),
+])  # fmt: skip
+def test_the_control_is_one_cell_and_is_there_once(control, cells):
+    """Its name is told from its configuration; no other cell is one."""
+    found = matrix.cells(load(f"{TWO}control: {control}\n"))
+    assert len(found) == cells
+    assert [cell.config["machine.memory"] for cell in found if cell.control] == [2 << 30]
+
+
+def test_the_control_runs_in_every_round():
+    """Each tenth of a block's trials has its share of the control's, wherever the shuffle put the rest."""
+    text = "axes: {delay: [0s, 1s, 2s, 3s]}\ntrials: {max: 40}\ncontrol: {delay: 2s}\n"
+    order = [spec_.config["delay"] for spec_ in matrix.plan(load(text), 3)]
+    assert all(3 <= order[at : at + 16].count(2.0) <= 5 for at in range(0, 160, 16))
+    # Random within the round: no period of the machine may fall in step with it.
+    gaps = [j - i for i, j in itertools.pairwise(i for i, x in enumerate(order) if x == 2.0)]
+    assert len(set(gaps)) > 3
+
+
+@pytest.mark.parametrize(("control", "what"), [
+    pytest.param("[{delay: 0s, machine.memory: 1GiB}]", "control", id="a-list"),
+    pytest.param("{delay: 0s}", "control.machine.memory: missing", id="an-axis-missing"),
+    pytest.param("{delay: [0s, 1s], machine.memory: 1GiB}", "control.delay: 2 values", id="two"),
+    pytest.param("{delay: soon, machine.memory: 1GiB}", "delay", id="no-value"),
+    pytest.param("{delay: 0s, machine.memory: 1GiB, linger: 1s}", "linger", id="no-axis"),
+])  # fmt: skip
+def test_a_control_that_is_not_one_cell_is_refused(control, what):
+    """One problem, at its line, that shows how to write it."""
+    (problem,) = refused(f"{TWO}control: {control}\n")
+    assert what in problem.what
+    assert problem.where == "m.yaml:5"
 
 
 def test_a_matrix_without_axes_is_one_cell():

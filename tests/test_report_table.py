@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import random
 
 import pytest
 
 from harness.model.verdicts import Hypothesis
 from harness.report import tally
 from harness.report.progress import Progress
-from harness.report.table import build
+from harness.report.table import build, from_tally
 
 GIB = 1 << 30
 
@@ -168,6 +169,38 @@ def test_watched_cells_are_marked_and_get_a_confidence_sequence():
     assert table.rows[0].rate.method == "confidence-sequence+unobserved"
     assert "*" in table.text()
     assert table.document()["cells"][0]["stopped_because"] == "surely above 10%"
+
+
+def of_control(rate_at, trials=120):
+    """A table with a control that dies at rate_at(place), beside a cell that never dies."""
+    rng = random.Random(8)
+    records = [record(cell, n) for n in range(trials) for cell in ("clean", "control")]
+    verdicts = [
+        verdict(r["cell"], r["n"], "died", "memory-limit-main")
+        if r["cell"] == "control" and rng.random() < rate_at(r["n"] / trials)
+        else verdict(r["cell"], r["n"], "survived")
+        for r in records
+    ]
+    counts = tally.count(records, verdicts)
+    return from_tally(counts, control="control", tolerance={"any": 0.05}, watched=True)
+
+
+def test_a_control_cell_shows_drift_and_counts_against_no_tolerance():
+    """It dies in half of its trials on purpose; when that changes with time, the machine did."""
+    steady = of_control(lambda _: 0.5)
+    assert steady.exit == 0
+    assert steady.drift is not None
+    assert not steady.drift.flagged
+    assert "no drift shown" in steady.text()
+    # Its length depended on the others alone; theirs on their own deaths.
+    methods = {row.cell: row.rate.method for row in steady.rows}
+    assert methods == {"control": "wilson", "clean": "confidence-sequence"}
+    moved = of_control(lambda t: 0.3 if t < 0.5 else 0.8)
+    assert moved.drift is not None
+    assert moved.drift.flagged
+    assert "the machine drifted: more deaths later, most at 5" in moved.text()
+    assert moved.document()["control"] == "control"
+    assert "too one-sided" in of_control(lambda _: 0.0).text()
 
 
 def test_planned_cells_without_trials_have_a_row():

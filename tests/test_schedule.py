@@ -126,3 +126,24 @@ def test_a_recorded_order_can_be_replayed(seed, rate_a, rate_b):
         log.append({"trial": spec.trial, "cell": spec.cell, "outcome": outcome, "warm_up": False})
     assert replay(plan, log, rule=rule).decisions == schedule.decisions
     assert len({entry["trial"] for entry in log}) == len(log)
+
+
+def test_the_control_is_stopped_by_nothing_but_the_end_of_the_others():
+    """A rule, a number of deaths: the control goes on; once it is alone, it has done its work."""
+    rule = sequential.rule(80, below=0.01, above=0.10)
+    schedule = Schedule(specs(cells=("a", "b", "control"), trials=80), rule, control="control")
+    order = run(schedule, {"a": 1.0, "b": 0.0, "control": 0.5}, random.Random(4))
+    assert sum(t.startswith("control") for t in order) == 30
+    assert schedule.stopped() == {
+        "a": "above 1%", "b": "below 10%", "control": "the control is needed no longer"
+    }  # fmt: skip
+
+
+def test_a_budget_neither_starves_nor_prefers_the_control():
+    """Where the least decided cell is next, the control still gets its share all the time."""
+    plan = specs(cells=("clean", "near", "dead", "control"), trials=60)
+    schedule = Schedule(plan, budget=120.0, control="control")
+    rates = {"clean": 0.0, "near": 0.06, "dead": 0.9, "control": 0.5}
+    order = run(schedule, rates, random.Random(2), budget_step=1.0)
+    for at in range(0, 120, 24):
+        assert 5 <= sum(t.startswith("control") for t in order[at : at + 24]) <= 7

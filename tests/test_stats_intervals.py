@@ -150,3 +150,15 @@ def test_undecided_deaths_widen_the_upper_end_of_every_hypothesis():
         assert open_[name].low == plain[name].low
         assert open_[name].high > plain[name].high
         assert open_[name].method == "goodman+unknown"
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_blind_trials_widen_both_ends_of_every_hypothesis(watched):
+    """Of a blind trial it may have died, or not: both ends allow for it, the point does not."""
+    plain = intervals.simultaneous({"a": 5, "b": 0}, 40, watched=watched)
+    blind = intervals.simultaneous({"a": 5, "b": 0}, 40, unobserved=4, watched=watched)
+    assert blind["a"].point == plain["a"].point
+    assert blind["a"].low < plain["a"].low
+    assert blind["b"].low == 0
+    assert all(blind[name].high > plain[name].high for name in plain)
+    assert blind["a"].method.endswith("+unobserved")

@@ -1,4 +1,4 @@
-"""The points of a matrix: the axes multiplied, less exclude, plus include, each built.
+"""The points of a matrix: the axes multiplied, less exclude, plus include and control, each built.
 
 Rule: a cell that can not be built is a problem of the file, told before anything runs.
 """
@@ -39,6 +39,7 @@ class Cell:
     Attributes:
         name: Directory name, stable.
         config: Axis → plain value.
+        control: It is there to show drift.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Cell:
     experiment: Experiment
     machine: MachineSpec
     neighbours: Neighbours
+    control: bool = False
 
 
 def cells(loaded: Loaded) -> tuple[Cell, ...]:
@@ -71,7 +73,12 @@ def cells(loaded: Loaded) -> tuple[Cell, ...]:
                 told.setdefault((problem.where, problem.why), problem)
             continue
         config = {key: value.plain for key, value in point.items()}
-        found.append(Cell(name, config, built.experiment, built.machine, built.neighbours))
+        found.append(
+            Cell(
+                name, config, built.experiment, built.machine, built.neighbours,
+                control=config == loaded.matrix.control,
+            )
+        )  # fmt: skip
     if told:
         raise BadInput(told.values())
     return tuple(found)
@@ -126,6 +133,10 @@ def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value
                     "remove it",
                 )
             )
+    if loaded.control is not None:
+        # Part of the table already, or a cell of its own.
+        point = {axis.key: loaded.control.wants[axis.key][0] for axis in axes}
+        points.setdefault(_place(point), point)
     if len(points) > most:
         problems.append(_too_many(where, len(points), most, loaded))
     elif not points:

@@ -67,7 +67,7 @@ def plan(loaded: Loaded, seed: int | None = None) -> list[TrialSpec]:
             blocks = _blocks(found, most, seed)
         case "shuffled":
             pairs = [(cell, n) for cell in found for n in range(1, most + 1)]
-            blocks = _runs(_renumbered(shuffled(pairs, seed, "all")))
+            blocks = _runs(_renumbered(_spread(shuffled(pairs, seed, "all"), seed)))
         case "listed":
             blocks = _runs([(cell, n) for cell in found for n in range(1, most + 1)])
     return [
@@ -93,8 +93,23 @@ def _blocks(found: Sequence[Cell], most: int, seed: int) -> list[list[tuple[Cell
         last = most * (turn + 1) // rounds
         for index in shuffled(range(len(groups)), seed, "machines", turn):
             pairs = [(cell, n) for n in range(first, last + 1) for cell in groups[index]]
-            blocks.append(_renumbered(shuffled(pairs, seed, "block", turn, index)))
+            blocks.append(_renumbered(_spread(shuffled(pairs, seed, "block", turn, index), seed)))
     return blocks
+
+
+def _spread(pairs: list[tuple[Cell, int]], seed: int) -> list[tuple[Cell, int]]:
+    """The control's trials one to a round, at a random place in it: drift at any time shows."""
+    controls = [pair for pair in pairs if pair[0].control]
+    others = [pair for pair in pairs if not pair[0].control]
+    if not controls or not others:
+        return pairs
+    spread = []
+    for turn, control in enumerate(controls):
+        first = len(others) * turn // len(controls)
+        last = len(others) * (turn + 1) // len(controls)
+        at = first + derive(seed, "control", turn) % (last - first + 1)
+        spread += [*others[first:at], control, *others[at:last]]
+    return spread
 
 
 def _renumbered(pairs: list[tuple[Cell, int]]) -> list[tuple[Cell, int]]:

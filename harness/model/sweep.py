@@ -162,6 +162,9 @@ class Matrix(Noun):
     Attributes:
         axes: Dotted key → values as they stand in the file, ranges written out.
         exclude, include: Patterns: dotted key → value.
+        control: Dotted key → value, all axes: a cell that is known to die in about half of its
+            trials. It is run in every round until the others have had enough, shows whether
+            the machine drifts, and counts against no tolerance.
         tolerance: Hypothesis, or "any" → rate 0 to 1.
         budget: Seconds for the whole sweep; None: until it is done.
         max_cells: More cells than this are an error.
@@ -176,6 +179,7 @@ class Matrix(Noun):
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     exclude: tuple[dict[str, Any], ...] = ()
     include: tuple[dict[str, Any], ...] = ()
+    control: dict[str, Any] | None = None
     trials: Trials = Trials()
     neighbours: Neighbours = Neighbours()
     warm_up: Natural = 0

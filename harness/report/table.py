@@ -116,6 +116,7 @@ class Table:
         drift: Whether the machine changed while the trials ran; None where the order of
             trials depended on their outcomes, or where too few died to say.
         responses: Dose-response curves of axes with four or more numbers.
+        control: The cell that is there to show drift; it counts against no tolerance.
     """
 
     campaign: str | None
@@ -130,6 +131,7 @@ class Table:
     extra: dict[str, Any] = field(default_factory=dict)
     drift: Drift | None = None
     responses: tuple[curves.Response, ...] = ()
+    control: str | None = None
 
     @property
     def exit(self) -> ExitCode:
@@ -162,6 +164,7 @@ class Table:
             },
             "notes": list(self.notes),
             "drift": None if self.drift is None else self.drift.document(),
+            "control": self.control,
             "responses": [r.document() for r in self.responses],
             **self.extra,
         }
@@ -239,7 +242,9 @@ def from_tally(
     seen = {h for c in counts.cells.values() for h in c.hypotheses}
     killers = tuple(h.value for h in Hypothesis if h.value in seen)
     rows = tuple(
-        _row(c, killers, (stopped or {}).get(c.cell), watched=watched) for c in in_order.values()
+        # How long the control ran depended on the others, never on its own deaths.
+        _row(c, killers, (stopped or {}).get(c.cell), watched=watched and c.cell != control)
+        for c in in_order.values()
     )
     limits = {str(name): float(rate) for name, rate in (tolerance or {}).items()}
     unjudged = sum(row.unjudged for row in rows)
@@ -247,11 +252,13 @@ def from_tally(
     if unjudged:
         said.append(f"{unjudged} finished trials have no verdict yet: run judge")
     moved = _drift(counts, control, watched=watched)
+    if control is not None and control in in_order:
+        said.append(_of_control(in_order[control], moved))
     if moved is not None and moved.flagged:
         least = min(p for p in (moved.trend, moved.cusum) if p is not None)
         said.append(
-            f"the machine drifted: {moved.direction} (p {max(least, 0.0001):.4f}); compare cells "
-            "of different times with care"
+            f"the machine drifted: {moved.direction}, most at {100 * (moved.at or 0):.0f}% of the "
+            f"trials (p {max(least, 0.0001):.4f}); compare cells of different times with care"
         )
     return Table(
         campaign=campaign,
@@ -261,12 +268,27 @@ def from_tally(
         rows=rows,
         evidence=counts.evidence,
         tolerance=limits,
-        outside=tuple(_outside(rows, limits, watched=watched)),
+        outside=tuple(
+            _outside((row for row in rows if row.cell != control), limits, watched=watched)
+        ),
         notes=tuple(said),
         extra=dict(extra or {}),
         drift=moved,
         responses=tuple(_responses(rows, level)),
+        control=control,
     )
+
+
+def _of_control(cell: tally.CellCounts, moved: Drift | None) -> str:
+    """What the control cell was good for."""
+    said = f"control cell {cell.cell}: {cell.died} of {cell.observed} died"
+    if moved is None:
+        return (
+            f"{said}; too one-sided or too few to show a drift: it needs {FEW} deaths and "
+            f"{FEW} survivals"
+        )
+    tests = f"trend p {moved.trend:.2g}, CUSUM p {moved.cusum:.2g}"
+    return f"{said}; {'it shows a drift' if moved.flagged else 'no drift shown'} ({tests})"
 
 
 # More curves than this are a table of their own; --json and --curve still give each.
@@ -318,7 +340,7 @@ def _row(
         ),
         hypotheses={h.value: c.hypotheses[h.value] for h in Hypothesis if c.hypotheses[h.value]},
         hypothesis_rates=intervals.simultaneous(
-            named, c.observed, unknown=undecided, watched=watched
+            named, c.observed, unknown=undecided, unobserved=c.unobserved, watched=watched
         ),
         causes=dict(c.causes.most_common()),
         exec_failed_hypotheses=dict(c.exec_failed_hypotheses.most_common()),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 ALL_RAN = "all planned trials ran"
+NOT_NEEDED = "the control is needed no longer"
 
 _DRAWN = 6.0
 
@@ -85,12 +86,15 @@ class Schedule:
         until_deaths: A cell stops at so many deaths.
         budget: Seconds for all; None: no limit. With a budget the next trial of a block
             goes to the cell that is least decided, and each block gets its share of time.
+        control: A cell that no rule stops and no budget prefers: one trial in every round,
+            as long as another cell of the block goes on.
     """
 
     specs: Sequence[Planned]
     rule: Rule | None = None
     until_deaths: int | None = None
     budget: float | None = None
+    control: str | None = None
     decisions: list[Decision] = field(default_factory=list)
     _cells: dict[str, _Cell] = field(default_factory=dict)
     _left: dict[int, dict[str, Planned]] = field(default_factory=dict)
@@ -119,7 +123,7 @@ class Schedule:
             return None
         state.died += outcome == "died"
         state.observed += 1
-        if state.stopped is not None:
+        if state.stopped is not None or cell == self.control:
             return None
         why = None
         if self.until_deaths is not None and state.died >= self.until_deaths:
@@ -187,6 +191,8 @@ class Schedule:
                 result[cell] = state.stopped
             elif cell not in running:
                 result[cell] = ALL_RAN
+            elif cell == self.control and not any(map(self._open, self._left)):
+                result[cell] = NOT_NEEDED
         return result
 
     @property
@@ -202,14 +208,28 @@ class Schedule:
         """Trials left in a block whose cells go on; warm-up only with something to warm up for."""
         left = self._left.get(block, {}).values()
         counted = [s for s in left if not s.warm_up and self._cells[s.cell].stopped is None]
+        # A control beside nothing shows nothing, unless it is all that was asked for.
+        if len(self._cells) > 1 and all(s.cell == self.control for s in counted):
+            return []
         return [s for s in left if s.warm_up] + counted if counted else []
 
     def _pick(self, open_: list[Planned]) -> Planned:
         first = open_[0]
         if first.warm_up or self.budget is None:
             return first
+        controls = [s for s in open_ if s.cell == self.control]
+        if controls and self._behind(controls[0].block):
+            return controls[0]
         # Planned order breaks ties, and that order is shuffled.
-        return min(open_, key=lambda s: self._decided(s.cell))
+        others = [s for s in open_ if s.cell != self.control] or open_
+        return min(others, key=lambda s: self._decided(s.cell))
+
+    def _behind(self, block: int) -> bool:
+        """Whether more of the control's planned trials are left, in proportion, than of all."""
+        planned = [s for s in self.specs if s.block == block and not s.warm_up]
+        left = [s for s in self._left[block].values() if not s.warm_up]
+        shares = [sum(s.cell == self.control for s in some) / len(some) for some in (left, planned)]
+        return shares[0] >= shares[1]
 
     def _decided(self, cell: str) -> float:
         """n times the divergence of the estimate from the level (KL-APT): low is undecided.
@@ -250,9 +270,10 @@ def replay(
     rule: Rule | None = None,
     until_deaths: int | None = None,
     budget: float | None = None,
+    control: str | None = None,
 ) -> Schedule:
     """The schedule after trials {trial, cell, outcome, warm_up} in the order they finished."""
-    schedule = Schedule(specs, rule, until_deaths, budget)
+    schedule = Schedule(specs, rule, until_deaths, budget, control)
     for one in finished:
         schedule.finished(one["trial"], one["cell"], one["outcome"], warm_up=bool(one["warm_up"]))
     return schedule

@@ -316,3 +316,27 @@ def read_patterns(
             wants[key] = tuple(values)
         found.append(Pattern(wants, item.mark, seen(item)))
     return tuple(found)
+
+
+def read_control(
+    desk: Desk, node: Node | None, axes: tuple[Axis, ...], declared: set[str]
+) -> Pattern | None:
+    """The one cell under `control`: a value for each axis, none of them a list."""
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return None
+    example = "control: {" + ", ".join(f"{axis.key}: …" for axis in axes) + "}"
+    if not isinstance(node, Table):
+        why = "the control is one cell: a mapping from each axis to one value"
+        desk.complain(node.mark, f"control: {seen(node)}", why, example)
+        return None
+    before = desk.count
+    found = read_patterns(desk, node, "control", axes, declared)
+    if desk.count > before or not found:
+        return None
+    wants = found[0].wants
+    for axis in axes:
+        values = wants.get(axis.key, ())
+        if len(values) != 1:
+            what = f"control.{axis.key}: " + (f"{len(values)} values" if values else "missing")
+            desk.complain(found[0].mark, what, "the control is one cell", example)
+    return found[0] if desk.count == before else None

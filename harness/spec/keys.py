@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 FIXED = {
-    "matrix": ("name", "about", "experiment", "axes", "exclude", "include"),
+    "matrix": ("name", "about", "experiment", "axes", "exclude", "include", "control"),
     "experiment": ("name", "about", "expect"),
 }
 """Keys that no axis can change: they say what the thing is."""

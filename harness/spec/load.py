@@ -16,7 +16,15 @@ from pydantic import ValidationError
 from harness.errors import BadInput, Problem
 from harness.model.experiment import Experiment, MachineSpec, Matrix, Neighbours
 from harness.spec import keys
-from harness.spec.axes import Axis, Pattern, Value, read_axes, read_patterns, show_value
+from harness.spec.axes import (
+    Axis,
+    Pattern,
+    Value,
+    read_axes,
+    read_control,
+    read_patterns,
+    show_value,
+)
 from harness.spec.complaints import explain, legible, place, seen
 from harness.spec.files import Disk, Files, Frozen
 from harness.spec.nodes import Items, Node, Scalar, Table, nearest, plain, put
@@ -26,7 +34,7 @@ from harness.spec.tree import Desk, NoSuchItem, complete, kind_of_file, read_tre
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-OWN = ("axes", "exclude", "include", "experiment")
+OWN = ("axes", "exclude", "include", "control", "experiment")
 """The keys of a matrix that are read by hand, not by the model."""
 
 
@@ -41,7 +49,7 @@ class Loaded:
         cwd: What the overrides' relative paths are relative to.
         files: Path → text of everything that was read.
         overrides: As they were given; `changes` is what they did.
-        axes, exclude, include: For `matrix`.
+        axes, exclude, include, control: For `matrix`.
     """
 
     matrix: Matrix
@@ -54,6 +62,7 @@ class Loaded:
     axes: tuple[Axis, ...]
     exclude: tuple[Pattern, ...]
     include: tuple[Pattern, ...]
+    control: Pattern | None
     trees: Trees = field(repr=False)
 
     def frozen(self) -> dict[str, Any]:
@@ -151,6 +160,7 @@ def _load(
     declared = axis_keys(trees.matrix.entries.get("axes"))
     exclude = read_patterns(desk, trees.matrix.entries.get("exclude"), "exclude", axes, declared)
     include = read_patterns(desk, trees.matrix.entries.get("include"), "include", axes, declared)
+    control = read_control(desk, trees.matrix.entries.get("control"), axes, declared)
     if desk.problems or matrix is None or experiment is None:
         raise BadInput(_in_order(desk.problems), about=about)
     matrix = matrix.model_copy(
@@ -158,11 +168,12 @@ def _load(
             "axes": {axis.key: tuple(v.plain for v in axis.values) for axis in axes},
             "exclude": _plain_patterns(exclude),
             "include": _plain_patterns(include),
+            "control": None if control is None else _plain_point(control),
         }
     )
     return Loaded(
         matrix, experiment, main, cwd, dict(files.texts), overrides, tuple(changes),
-        axes, exclude, include, trees,
+        axes, exclude, include, control, trees,
     )  # fmt: skip
 
 
@@ -183,6 +194,10 @@ def _plain_patterns(patterns: tuple[Pattern, ...]) -> tuple[dict[str, Any], ...]
         {key: tuple(v.plain for v in values) for key, values in pattern.wants.items()}
         for pattern in patterns
     )
+
+
+def _plain_point(pattern: Pattern) -> dict[str, Any]:
+    return {key: values[0].plain for key, values in pattern.wants.items()}
 
 
 def _check_kind(desk: Desk, tree: Table, kind: str | None) -> None:

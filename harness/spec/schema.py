@@ -66,6 +66,7 @@ def matrix_schema() -> dict[str, Any]:
             },
             "exclude": {"anyOf": [{"type": "array", "items": pattern}, pattern]},
             "include": {"anyOf": [{"type": "array", "items": pattern}, pattern]},
+            "control": {"anyOf": [{"type": "object", "minProperties": 1}, {"type": "null"}]},
         }
     )
     return _finish(schema, "A deathbench matrix")

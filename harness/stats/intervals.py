@@ -211,6 +211,7 @@ def simultaneous(
     n: int,
     *,
     unknown: int = 0,
+    unobserved: int = 0,
     watched: bool = False,
     alpha: float = 0.05,
 ) -> dict[str, Interval]:
@@ -221,6 +222,8 @@ def simultaneous(
         n: Observed trials.
         unknown: Deaths without a verdict: they may belong to any one of the hypotheses,
             so they widen each upper end and no lower end.
+        unobserved: Trials in which a deciding source was blind: no death of this hypothesis
+            at its lower end, all of them at its upper end.
         watched: The number of trials depended on what was seen.
 
     Once: Goodman's (Wilson at alpha / number of hypotheses). Watched: the
@@ -229,26 +232,25 @@ def simultaneous(
     if n == 0:
         return {name: Interval(None, 0.0, 1.0, NONE) for name in counts}
     groups = max(1, len(counts))
+    total = n + unobserved
     # The categories of a trial: each hypothesis, and everything else.
-    rest = n - sum(counts.values())
+    rest = total - sum(counts.values())
     result: dict[str, Interval] = {}
     for name, k in counts.items():
-        possible = min(n, k + unknown)
+        possible = min(total, k + unknown + unobserved)
         if watched:
             others = [c for other, c in counts.items() if other != name] + [rest]
-            low = _projected(k, n, others, alpha)[0]
-            if possible == k:
-                high = _projected(k, n, others, alpha)[1]
-            else:
-                # The undecided deaths move from the rest to this hypothesis.
-                others[-1] = rest - (possible - k)
-                high = _projected(possible, n, others, alpha)[1]
+            low = _projected(k, total, others, alpha)[0]
+            # What may be of this hypothesis moves to it from the rest.
+            others[-1] = rest - (possible - k)
+            high = _projected(possible, total, others, alpha)[1]
             method = SIMULTANEOUS_SEQUENCE
         else:
-            low = wilson(k, n, alpha / groups)[0]
-            high = wilson(possible, n, alpha / groups)[1]
+            low = wilson(k, total, alpha / groups)[0]
+            high = wilson(possible, total, alpha / groups)[1]
             method = GOODMAN
-        result[name] = Interval(k / n, low, high, method + ("+unknown" if possible != k else ""))
+        marks = ("+unknown" if unknown else "") + ("+unobserved" if unobserved else "")
+        result[name] = Interval(k / n, low, high, method + marks)
     return result
 
 

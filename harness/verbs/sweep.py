@@ -142,7 +142,10 @@ def execute(
             ended=clock.utc().isoformat(),
             ending=ending.how.value,
             why=ending.why,
-            stopped=plan_of_trials.stopped(),
+            stopped={
+                **(_cut_off(campaign, ending.why) if ending.how is Ended.BUDGET else {}),
+                **plan_of_trials.stopped(),
+            },
             watched=plan_of_trials.watched,
             attribution=known(),
             decisions=[d.document() for d in plan_of_trials.decisions],
@@ -157,6 +160,11 @@ def execute(
     finally:
         progress.end()
     return _conclude(campaign, ending, json=json)
+
+
+def _cut_off(campaign: Campaign, why: str) -> dict[str, str]:
+    """The reason of every cell that nothing but the budget has stopped."""
+    return {str(cell["cell"]): why for cell in campaign.meta()["cells"]}
 
 
 def _schedule(
@@ -179,7 +187,10 @@ def _schedule(
         {**t, "outcome": outcomes.get(t["trial"]) or _judged_late(campaign, t)}
         for t in campaign.trials()
     ]
-    return replay(specs, finished, rule=rule, until_deaths=until_deaths, budget=options.budget)
+    return replay(
+        specs, finished, rule=rule, until_deaths=until_deaths, budget=options.budget,
+        control=campaign.meta().get("control"),
+    )  # fmt: skip
 
 
 def _judged_late(campaign: Campaign, record: Mapping[str, Any]) -> str:
@@ -332,6 +343,7 @@ def seed_of(given: str, loaded: Loaded) -> int:
 
 def frozen(loaded: Loaded, seed: int, options: Options) -> dict[str, Any]:
     """What campaign.yaml needs so that anybody can repeat or resume the campaign."""
+    found = matrix.cells(loaded)
     return {
         "seed": seed,
         "monitors": options.monitors,
@@ -347,7 +359,8 @@ def frozen(loaded: Loaded, seed: int, options: Options) -> dict[str, Any]:
         "git": _git(Path(loaded.main).parent),
         "changes": [str(c) for c in loaded.changes],
         "tolerance": {str(k): v for k, v in loaded.matrix.tolerance.items()},
-        "cells": [{"cell": c.name, "config": dict(c.config)} for c in matrix.cells(loaded)],
+        "cells": [{"cell": c.name, "config": dict(c.config)} for c in found],
+        "control": next((c.name for c in found if c.control), None),
         "frozen": loaded.frozen(),
     }
 
