@@ -124,6 +124,15 @@ class RealClock:
         ahead()
 
 
+def asleep() -> int:
+    """Nanoseconds since boot that this host was suspended for: it grows while the lid is shut.
+
+    Linux's monotonic clock stands still then; macOS says the same of CLOCK_UPTIME_RAW.
+    """
+    awake = getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC)
+    return now() - time.clock_gettime_ns(awake)
+
+
 def first_in_line() -> None:
     """The calling thread is woken before others on a busy host.
 

@@ -146,7 +146,8 @@ def _ending(history: History, run: Run, limit: int | None) -> Ending | None:
     failed = _not_started(history, run, told)
     if failed is not None:
         told = [t for t in told if t[3] not in ("status", "docker")]
-        told.append((8, failed.end or failed.begin, failed.answer_n or failed.n, "api", failed))
+        told.append((7, failed.end or failed.begin, failed.answer_n or failed.n, "api", failed))
+    told += _with_its_machine(history, run)
     if not told:
         told += _refusals(history, run)
     if not told and until is not None:
@@ -320,6 +321,27 @@ def _die(history: History, run: Run) -> Seen[EngineFact] | None:
             return seen
     return None
 
+
+def _with_its_machine(history: History, run: Run) -> list[tuple[int, int, int, str, Any]]:
+    """The machine's own end, which nothing on it outlives: this host saw it go, or it has booted
+    again. What the engine says after a boot is no witness against it: what the disk had not
+    been told yet never happened, and a container may be back as `created`."""
+    found: list[tuple[int, int, int, str, Any]] = [
+        (8, s.at, s.n, "host", s)
+        for s in history.host
+        if s.what.what in MACHINE_ENDS and s.at >= run.begin
+    ]
+    boots = history.hellos
+    found += [
+        (9, s.at, s.n, "boot", s)
+        for s in boots
+        if s.what.boot_id != boots[0].what.boot_id and s.at >= run.begin
+    ]
+    return [one for one in found if run.until is None or one[1] <= run.until][:1]
+
+
+MACHINE_ENDS = frozenset({"killed", "shut-down"})
+"""Of what this host says of a machine: its hypervisor is gone."""
 
 _ENDED = frozenset({"exited", "dead", "removing"})
 

@@ -480,6 +480,22 @@ class HostLine(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostState(Event):
+    """What this host knows of a machine which the machine itself can not tell; `t` is since when.
+
+    Attributes:
+        what: killed · shut-down · still · agentless · channel · unreachable, as
+            `machine.HostSaid` has them.
+        until: ns on the event's clock; None: it lasts, or it is an end.
+    """
+
+    kind: ClassVar[str] = "host"
+    what: str
+    why: str = ""
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note(Event):
     """Anything else worth keeping with the trial: what and its data. Never evidence."""
 
@@ -495,7 +511,7 @@ KINDS: dict[str, type[Event]] = {
         TraceLine, SignalSender, ProcEvent, PidfdExit, KernelLine,
         MainProcess, DeathSeen, CgroupSample, MountChange, NetworkChange, PostMortem,
         MachineSample, DaemonLog, DaemonState, DockerEvent, Syscall,
-        Phase, ContainerRef, Status, Exec, ApiCall, Logs, HostLine, Note,
+        Phase, ContainerRef, Status, Exec, ApiCall, Logs, HostLine, HostState, Note,
     )
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from harness import attribution, history, process
 from harness.clock import NS
 from harness.errors import EnvironmentInvalid
+from harness.model.sizes import differences
 from harness.runner.bystanders import Bystanders
 from harness.runner.trial import Trial
 from harness.runner.world import RealWorld
@@ -309,7 +310,10 @@ class _Worker:
             self.failed(error)
 
     def _record(self, machine: Machine) -> None:
-        facts = machine.facts().document()
+        known = machine.facts()
+        facts = known.document()
+        for line in differences(known.asked, known.effective):
+            self.progress.note(f"{machine.kind} {machine.name}: {line}")
         with self.shared.lock:
             if facts not in self.shared.machines:
                 self.shared.machines.append(facts)

@@ -8,7 +8,6 @@ import pytest
 
 from harness.errors import EnvironmentInvalid
 from harness.machine import vm, vm_image, vm_qemu
-from harness.machine.colima import Colima
 
 GIB = 1 << 30
 
@@ -68,16 +67,3 @@ def test_what_the_host_can_not_give_is_refused_with_numbers(tmp_path):
         assert word in str(told.value)
     with pytest.raises(EnvironmentInvalid, match="the host has"):
         vm.refuse(memory=1 << 60)
-
-
-def test_colimas_flags_follow_what_it_offers():
-    """An older colima says --cpu and lacks some flags; memory arrives as a binary fraction."""
-    machine = Colima(memory=1300 << 20, cpus=1, disk=4 * GIB)
-    new = machine.arguments("--cpus int --mount --binfmt --activate --ssh-config --save-config")
-    assert new[new.index("--memory") + 1] == "1.26953125"
-    assert new[new.index("--cpus") + 1] == "1"
-    assert new[new.index("--mount") + 1] == "none"
-    old = machine.arguments("--cpu int --mount --activate")
-    assert "--cpus" not in old
-    assert old[old.index("--cpu") + 1] == "1"
-    assert "--save-config=false" not in old

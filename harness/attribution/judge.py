@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.attribution import execs
 from harness.attribution.case import Case
+from harness.attribution.channel import lost_channel
 from harness.attribution.outcome import alive_at_end, why_unobserved
 from harness.attribution.race import refused_in_planned_stop
 from harness.attribution.rules import REQUESTS, RULES, SENDERS, TRIGGERS
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 MOST_REJECTED = 6
 
+_KERNEL = frozenset({"trace", "proc", "pidfd"})
+"""Sources of a death that need no way to the engine."""
+
 _BY_SIGNAL = frozenset(map(id, (*REQUESTS, *SENDERS)))
 
 
@@ -46,6 +50,9 @@ def judge(history: History, *, aborted: str | None = None) -> Judgement:
     """
     ends = endings(history)
     unplanned = [e for e in ends if not e.death.planned]
+    lost = lost_channel(history)
+    if lost is not None and not any(e.death.at_source in _KERNEL for e in unplanned):
+        return Judgement(Outcome.INVALID, why=lost)
     race = refused_in_planned_stop(history, ends)
     if unplanned and not (race is not None and race.ending.death.at <= unplanned[0].death.at):
         ending = unplanned[0]

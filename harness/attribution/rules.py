@@ -523,6 +523,23 @@ MACHINE = (
         most=LIKELY,
         otherwise="the same boot id all along",
     ),
+    *(
+        Rule(
+            cause="vm-shutdown",
+            needs=(u.shut_down, how),
+            path=path("vm-shutdown", "engine-stop"),
+            most=LIKELY,
+            otherwise="the machine went on",
+        )
+        for how in (d.ordered_out, u.told_from_outside)
+    ),
+    Rule(
+        cause="vm-reboot",
+        needs=(u.hypervisor_gone,),
+        supports=(d.rebooted,),
+        path=path("vm-reboot"),
+        otherwise="the machine went on, or an end that the kernel saw before",
+    ),
     Rule(
         cause="vm-reboot",
         needs=(d.rebooted, u.no_end_before_boot),

@@ -46,6 +46,13 @@ def _jumped(history: History, begin: int, end: int) -> Clues:
         if s.what.which in ("suspend", "freeze")
         and begin <= s.at <= end + 2 * 10**9
         and abs(s.what.by) * 2 >= end - begin
+    ) + tuple(
+        Clue(s.n, "host", f"the machine stood still: {s.what.why}")
+        for s in history.host
+        if s.what.what == "still"
+        and s.at <= end
+        and (s.what.until is None or s.what.until >= begin)
+        and (min(end, s.what.until or end) - max(begin, s.at)) * 2 >= end - begin
     )
 
 

@@ -79,6 +79,10 @@ def _short(text: str | None) -> str:
 # --- the machine ---------------------------------------------------------------------
 
 
+_FROM_OUTSIDE = frozenset({"status", "exec", "docker", "host", "boot"})
+"""Where an end is told by those who were not there: the engine, this host, a later boot."""
+
+
 def _boot_at(case: Case) -> int | None:
     hellos = case.history.hellos
     return next((s.at for s in hellos if s.what.boot_id != hellos[0].what.boot_id), None)
@@ -87,7 +91,7 @@ def _boot_at(case: Case) -> int | None:
 def ended_before_boot(case: Case) -> Clues:
     """its main process ended before the machine booted again"""
     boot = _boot_at(case)
-    if boot is None or case.at > boot or case.death.at_source in ("status", "exec", "docker"):
+    if boot is None or case.at > boot or case.death.at_source in _FROM_OUTSIDE:
         return ()
     return tuple(
         Clue(n, s, "its main process ended before the boot")
@@ -103,6 +107,38 @@ def no_end_before_boot(case: Case) -> Clues:
     return tuple(
         Clue(n, "engine", "it was found ended after the boot") for n in case.ending.witnesses[:1]
     )
+
+
+def hypervisor_gone(case: Case) -> Clues:
+    """the machine ended without an order, and nobody on it saw the container end before"""
+    if case.death.at_source not in _FROM_OUTSIDE:
+        return ()
+    return tuple(
+        Clue(s.n, "host", f"the machine ended without an order: {s.what.why}")
+        for s in case.history.host
+        if s.what.what == "killed" and s.at >= case.begin
+    )[:1]
+
+
+def shut_down(case: Case) -> Clues:
+    """somebody told the machine to shut down"""
+    return tuple(
+        Clue(s.n, "host", f"the machine was shut down: {s.what.why}")
+        for s in case.history.host
+        if s.what.what == "shut-down" and case.at - 10**9 <= s.at <= case.at + SHUTTING_DOWN
+    )[:1]
+
+
+def told_from_outside(case: Case) -> Clues:
+    """nobody on the machine saw it end by itself before"""
+    if case.death.at_source not in _FROM_OUTSIDE:
+        return ()
+    return tuple(Clue(n, "host", "it was gone with its machine") for n in case.ending.witnesses[:1])
+
+
+SHUTTING_DOWN = 240 * 10**9
+"""From a container's stop to the end of its machine: the others' grace periods, and the three
+minutes that a guest is given to power off."""
 
 
 def engine_255(case: Case) -> Clues:

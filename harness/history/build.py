@@ -92,6 +92,7 @@ def build(events: Iterable[e.Event]) -> History:
         postmortems=tuple(sort["postmortems"]),
         syscalls=tuple(sort["syscalls"]),
         jumps=tuple(sort["jumps"]),
+        host=tuple(sort["host"]),
         wall_offsets=tuple(sort["walls"]),
         numbers=frozenset(event.n for event in given),
     )
@@ -258,6 +259,9 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
                     Files(event.container, event.scope, event.path, event.files, event.unreadable),
                 )
             )
+        case e.HostState():
+            until = None if event.until is None else event.until + p.at - event.t
+            to["host"].append(_seen(p, replace(event, until=until)))
         case e.SourceState():
             to["sources"].append((event.name, SourceSaid(p.at, event.state, event.why, event.n)))
         case e.ClockReading():

@@ -86,6 +86,7 @@ class History:
     postmortems: tuple[Seen[events.PostMortem], ...] = ()
     syscalls: tuple[Seen[events.Syscall], ...] = ()
     jumps: tuple[Seen[events.ClockJump], ...] = ()
+    host: tuple[Seen[events.HostState], ...] = ()
     wall_offsets: tuple[tuple[int, int], ...] = ()
     numbers: frozenset[int] = frozenset()
 

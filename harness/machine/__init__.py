@@ -9,7 +9,7 @@ place for the probe.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness import LABEL
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.process import Result
 
-__all__ = ["LABEL", "Machine", "MachineFacts", "ProbeSite"]
+__all__ = ["LABEL", "HostSaid", "Machine", "MachineFacts", "ProbeSite", "Witnessed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class MachineFacts:
     """What a machine really is, read back from inside, recorded in the campaign.
 
     Sizes in bytes. `effective` repeats the settings that were asked for with what the
-    machine really has; None where nobody asked.
+    machine really has; None where nobody asked. `asked` is what was asked for, where the two
+    can differ: a VM's kernel, file system or virtual machine monitor may give less.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class MachineFacts:
     boot_id: str
     effective: Mapping[str, float | int | None] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, float | int] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -48,6 +50,7 @@ class MachineFacts:
             "boot_id": self.boot_id,
             "effective": dict(self.effective),
             "versions": dict(self.versions),
+            **({"asked": dict(self.asked)} if self.asked else {}),
         }
 
 
@@ -109,3 +112,31 @@ class Machine(Protocol):
 
     def root(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0) -> Result:
         """Run a command as root inside the machine (its mount, PID and network namespaces)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSaid:
+    """What this host knows of a machine and the machine itself can not tell.
+
+    Attributes:
+        at: Since when, ns of `clock.now`.
+        until: Till when; None: it lasts, or it is an end.
+        what: killed (it ended without an order) · shut-down (on somebody's order) · still
+            (it is stopped, with all its clocks) · agentless (it runs, what looks after it does
+            not) · channel (our own connection to its engine was lost while the engine inside
+            answered) · unreachable (it was lost, and nobody inside answered).
+        why: The processes and lines that say so.
+    """
+
+    at: int
+    what: str
+    why: str
+    until: int | None = None
+
+
+@runtime_checkable
+class Witnessed(Protocol):
+    """A machine whose end somebody on this host sees: not every kind has one."""
+
+    def testimony(self, since: int) -> tuple[HostSaid, ...]:
+        """What happened since that instant (ns of `clock.now`), oldest first; never raises."""

@@ -11,7 +11,7 @@ import platform
 from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, colima, host, pen, supply
+from harness.machine import cgroups, colima, colima_start, host, pen, supply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +97,7 @@ def _no_host() -> str:
 
 
 def _no_colima() -> str:
-    return colima.why_not()
+    return colima_start.why_not()
 
 
 def _no_vm() -> str:
@@ -149,7 +149,7 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
         raise EnvironmentInvalid(f"no machine of kind {chosen}", mend=f"one of {', '.join(KINDS)}")
     reason = why_not(chosen) if chosen != "host" or spec.context is None else ""
     if chosen == "colima":
-        reason = colima.why_not(spec.user)
+        reason = colima_start.why_not(spec.user)
     if reason:
         raise EnvironmentInvalid(f"no machine of kind {chosen} here", why=reason, mend=_ways_out())
     sizes = {"cpus": spec.cpus, "memory": spec.memory, "disk": spec.disk, "inodes": spec.inodes}
@@ -159,7 +159,7 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
         limits = cgroups.Limits(memory=spec.memory, cpus=spec.cpus)
         supply.refuse(limits, disk=spec.disk, inodes=spec.inodes)
     if chosen == "colima":
-        colima.refuse(
+        colima_start.refuse(
             memory=spec.memory,
             cpus=spec.cpus,
             disk=spec.disk,

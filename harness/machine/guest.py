@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import clock, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import LABEL, MachineFacts, ProbeSite
+from harness.machine import LABEL, HostSaid, MachineFacts, ProbeSite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 SOCKET = "/var/run/docker.sock"
 _UNITS = {"dockerd": "docker"}
+_LOOK = 0.2
+"""Seconds between two looks at the shared connection: a trial's delay may be shorter than the
+time in which a lost one would be noticed otherwise."""
+
+# Asked inside where the way to the engine is lost: is it the way, or the engine?
+_PING = (
+    "import socket;s=socket.socket(socket.AF_UNIX);s.settimeout(5);"
+    f"s.connect({SOCKET!r});s.sendall(b'GET /_ping HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n');"
+    "print(b' 200 ' in s.recv(64))"
+)
 
 # One answer a line, in this order; df of the engine's own disk, not of the root.
 _FACTS = (
@@ -47,6 +57,8 @@ class Guest:
         self._master: process.Child | None = None
         self._mender: threading.Thread | None = None
         self._closing = threading.Event()
+        self._outages: list[HostSaid] = []
+        self._loss: tuple[int, str] | None = None  # since when, and what the engine inside said
 
     @property
     def socket(self) -> Path:
@@ -101,9 +113,37 @@ class Guest:
             )  # fmt: skip
 
     def _mend(self) -> None:
-        while not self._closing.wait(1.0):
-            if not self.connected:
+        """Look, mend, and write down each loss with what the engine inside said meanwhile."""
+        good = clock.now()
+        tried = 0
+        while not self._closing.wait(_LOOK):
+            if self.connected:
+                if self._loss is None:
+                    good = clock.now()
+                elif answers(self.socket):
+                    self._outages.append(_outage(*self._loss, clock.now()))
+                    self._loss = None
+            elif self._loss is None or clock.seconds_since(tried) > 1:
+                begin, inside = self._loss or (good, "")
+                self._loss = (begin, inside)
                 self._spawn()
+                tried = clock.now()
+                self._loss = (begin, inside or self._asked_inside())
+
+    def _asked_inside(self) -> str:
+        """ "well", "dead", or "" where nobody inside can be asked."""
+        line = " ".join(shlex.quote(a) for a in (*self._sudo, "python3", "-c", _PING))
+        said = process.run((*self._ssh("none", 5, 3), self.host, line), deadline=20)
+        if said.text.strip() == "True":
+            return "well"
+        # 255 is ssh's own word: then the guest was not reached.
+        return "dead" if said.code not in (255, process.NOT_FOUND) and not said.timed_out else ""
+
+    def outages(self, since: int) -> tuple[HostSaid, ...]:
+        """Losses of the shared connection that touch the time since then, oldest first."""
+        lost = self._loss
+        found = [*self._outages, *([] if lost is None else [_outage(*lost, None)])]
+        return tuple(o for o in found if o.until is None or o.until >= since)
 
     @property
     def connected(self) -> bool:
@@ -285,3 +325,13 @@ def answers(path: Path) -> bool:
             return b" 200 " in s.recv(64)
         except OSError:
             return False
+
+
+def _outage(begin: int, inside: str, end: int | None) -> HostSaid:
+    if inside == "well":
+        why = "our ssh connection to its engine was lost; asked inside, the engine answered"
+        return HostSaid(at=begin, until=end, what="channel", why=why)
+    why = "asked inside, its engine did not answer" if inside else "nobody inside could be asked"
+    return HostSaid(
+        at=begin, until=end, what="unreachable", why=f"our ssh connection was lost; {why}"
+    )

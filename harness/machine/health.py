@@ -118,6 +118,7 @@ def _killers(root: Path) -> Finding | None:
 
 
 def _battery(root: Path) -> Finding | None:
+    """Of a Linux laptop; what a Mac draws from is asked before each trial (`runner.awake`)."""
     for source in (root / "sys/class/power_supply").glob("*"):
         if _read(source / "type") == "Battery" and _read(source / "status") == "Discharging":
             return Finding(

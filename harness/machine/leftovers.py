@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from harness import LABEL, clock, lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, colima, contexts
+from harness.machine import cgroups, colima_home, contexts
 from harness.machine.relay import Relay
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Cleaner:
             if os.path.lexists(aside):
                 self.go(f"{aside}: moved back to {source}", _give_back, aside, source)
         for home in things.get("colima", []):
-            self.go(f"colima in {home}", colima.remove, home)
+            self.go(f"colima in {home}", colima_home.remove, home)
         for url in things.get("engine", []):
             self.dead_engines.setdefault(url, []).append(record.name)
         self.go(f"{record.kind} {record.name} ({record.folder})", None)

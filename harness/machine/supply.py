@@ -119,11 +119,14 @@ def turn_down(why: Sequence[str]) -> None:
 
 
 def host_memory() -> int | None:
-    """MemTotal in bytes."""
+    """All of this host's, in bytes; None where it does not say."""
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:
-        return None
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (ValueError, OSError):
+            return None
     for line in text.splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024

@@ -309,6 +309,11 @@ class Vm:
         names = ("dockerd", "containerd")
         return {name: pid for name in names if (pid := self.inside.main_pid(name))}
 
+    @property
+    def qemu_pid(self) -> int:
+        """Of the process that is the machine; 0 where none runs."""
+        return 0 if self._qemu is None else self._qemu.pid
+
     def facts(self) -> MachineFacts:
         return self.inside.facts(self.kind, accelerator=self.accel or "?")
 

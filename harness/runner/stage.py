@@ -60,6 +60,7 @@ class Stage:
         shared: Directory made a shared mount for propagation → how many mounts it had before.
         known: Images that this engine was given already, for earlier trials too.
         abandoned: Set when the loop has left: a late step must make nothing new.
+        began: When the trial began, ns of the clock.
     """
 
     spec: TrialSpec
@@ -79,9 +80,13 @@ class Stage:
     known: dict[ImageSpec, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     abandoned: threading.Event = field(default_factory=threading.Event)
+    began: int = field(init=False)
     _subjects: list[tuple[int, str]] = field(default_factory=list)
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock.now()
 
     # --- who is who ---
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness import events as e
 from harness.clock import NS
 from harness.engine import Trouble
+from harness.machine import Witnessed
 from harness.runner.making import everyone, make
 from harness.runner.pretask import on_host, prepare_exec
 from harness.runner.recipe import limits
@@ -89,6 +90,7 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
     end = clock.now() + int(stage.spec.experiment.deadlines.post_mortem * NS)
     if not stage.link.flush(FLUSH):
         _await_machine(stage, end - int(ASKING * NS))
+    _hear_host(stage)
 
     def left(most: float) -> float:
         # A request without time is made all the same: that it was not answered is told.
@@ -123,7 +125,28 @@ def _await_machine(stage: Stage, end: int) -> None:
     while stage.clock.now() < end:
         if stage.link.flush(FLUSH) and stage.engine.ping(deadline=5).ok:
             return
+        if _over(stage):
+            return
         stage.clock.sleep(0.5)
+
+
+def _over(stage: Stage) -> bool:
+    """Has this host seen the machine's end? Nothing that is gone so comes back by itself."""
+    machine = stage.machine
+    return isinstance(machine, Witnessed) and any(
+        said.what in ("killed", "shut-down") for said in machine.testimony(stage.began)
+    )
+
+
+def _hear_host(stage: Stage) -> None:
+    """What this host saw of the machine since the trial began goes into its history."""
+    machine = stage.machine
+    if not isinstance(machine, Witnessed):
+        return
+    for said in machine.testimony(stage.began):
+        stage.say(
+            e.HostState(**stage.at(said.at), what=said.what, why=said.why, until=said.until)
+        )
 
 
 def _look_at(stage: Stage, container: str, left: Callable[[float], float]) -> None:

@@ -19,6 +19,7 @@ from harness.clock import NS, Clock, Inbox, RealClock
 from harness.errors import EnvironmentInvalid
 from harness.lifecycle import Action, Happened, Phase, Plan, State, step
 from harness.runner import making, phases
+from harness.runner.awake import Awake
 from harness.runner.observed import Observed
 from harness.runner.pretask import PreTask
 from harness.runner.record import Diary, Measured
@@ -140,6 +141,7 @@ class Trial:
             EnvironmentInvalid: the history can not be written.
         """
         self.clock.ahead()
+        awake = Awake()
         self.measured.begin()
         try:
             for event in self.link.states():
@@ -157,6 +159,7 @@ class Trial:
             raise
         if self.discarded:
             return None
+        self.measured.aborted = self.measured.aborted or awake.why_not()
         return self.measured.record(self.spec, self.pre_task, self.stage, count, checksum)
 
     def _wreck(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from harness import lease, process
 from harness.errors import DeathbenchError, EnvironmentInvalid, ExitCode
 from harness.events import SourceState
-from harness.machine import choose, health, leftovers, pen
+from harness.machine import choose, colima_state, health, leftovers, pen
 from harness.machine.health import Finding
 
 
@@ -26,7 +26,13 @@ def main(*, fix: bool = False, json: bool = False) -> int:
     except EnvironmentInvalid as error:
         chosen, why = "", str(error)
     sources = _sources() if platform.system() == "Linux" else []
-    found = [*health.findings(), *_engine_findings(), *_matrix_findings(chosen), *_leftovers()]
+    found = [
+        *health.findings(),
+        *_engine_findings(),
+        *colima_state.findings(),
+        *_matrix_findings(chosen),
+        *_leftovers(),
+    ]
     document = {
         "format": "deathbench.doctor/1",
         "auto": chosen or None,

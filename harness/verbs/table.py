@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness import store, units
 from harness.errors import BadInput, Problem
+from harness.model.sizes import differences
 from harness.report import curves, tally
 from harness.report import table as tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from harness.report.table import Table
 
@@ -108,7 +109,8 @@ def with_meta(
     """Counts and campaign.yaml → table.
 
     Of meta are used: matrix (name), tolerance, cells [{cell, config}], stopped
-    {cell: why}, watched, machine {kind, …}, attribution {…}, control (a cell).
+    {cell: why}, watched, machine {kind, …}, machines [{asked, effective}], attribution {…},
+    control (a cell).
     """
     planned = [(c["cell"], c["config"]) for c in meta.get("cells") or ()]
     return tables.from_tally(
@@ -123,4 +125,15 @@ def with_meta(
         level=level,
         stopped=meta.get("stopped"),
         watched=bool(meta.get("watched")),
+        notes=_not_as_asked(meta.get("machines") or ()),
     )
+
+
+def _not_as_asked(machines: Sequence[dict[str, Any]]) -> list[str]:
+    """A row is named after what was asked for: where a machine had another size, it is said."""
+    lines = [
+        f"the machine's {line}"
+        for one in machines
+        for line in differences(one.get("asked") or {}, one.get("effective") or {})
+    ]
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,213 @@
+"""What `colima start` is told, by version, and what can not be asked of it at all.
+
+Rule: pure but for questions about this host. A flag that this colima lacks is refused by
+name, never left out; what would change the user's own system is switched off.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import pwd
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness import units
+from harness.errors import EnvironmentInvalid
+from harness.machine.colima_call import passwd, which
+from harness.machine.supply import free_disk, host_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1 << 30
+
+DEFAULTS = ("--binfmt=false", "--activate=false", "--ssh-config=false", "--template=false",
+            "--save-config=false")  # fmt: skip
+"""What would change the user's system or the guest for nothing. `--save-config=false`: colima
+writes its file before it looks whether the VM runs."""
+
+LONGEST_PROFILE = 4
+"""The file system's label is "lima-colima-" and the profile, cut at 16 characters; Lima finds
+its disk by that label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a profile shall be. Sizes in bytes; None: what colima takes by itself.
+
+    Attributes:
+        ours: A profile that the harness makes and deletes.
+        mounts, vm_type, mount_type, disk_image, arch: As colima's flags of these names.
+        flags: The user's own, after ours.
+    """
+
+    memory: int | None = None
+    cpus: float | None = None
+    disk: int | None = None
+    profile: str = "w1"
+    ours: bool = True
+    vm_type: str | None = None
+    mount_type: str | None = None
+    mounts: tuple[str, ...] = ()
+    disk_image: str | None = None
+    arch: str | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, float | int]:
+        """What was asked for, by name."""
+        asked = {"memory": self.memory, "cpus": self.cpus, "disk": self.disk}
+        return {key: value for key, value in asked.items() if value is not None}
+
+
+def arguments(wish: Wish, offered: str) -> list[str]:
+    """The arguments of `start` for a colima whose help text is `offered`.
+
+    Raises:
+        EnvironmentInvalid: something was asked for that this version does not offer.
+    """
+    argv = ["start", "-p", wish.profile]
+    if wish.ours:
+        argv += ["--runtime", "docker"]
+    argv += [flag for flag in DEFAULTS if knows(offered, flag.partition("=")[0])]
+    if wish.ours and _line(offered, "--port-forwarder").count("none"):
+        # Lima forwards whatever listens in the guest to this host, on all addresses.
+        argv += ["--port-forwarder", "none"]
+    for mount in wish.mounts:
+        argv += ["--mount", mount]
+    if wish.ours and not wish.mounts:
+        argv += ["--mount", "none"]
+    if wish.cpus is not None:
+        # Called --cpu before 0.9.
+        argv += ["--cpus" if knows(offered, "--cpus") else "--cpu", str(int(wish.cpus))]
+    if wish.memory is not None:
+        # colima multiplies by 1024 and cuts: a binary fraction arrives as it is.
+        argv += ["--memory", repr((int(wish.memory) >> 20) / 1024).removesuffix(".0")]
+    if wish.disk is not None:
+        argv += ["--disk", str(int(wish.disk) // GIB)]
+    return [*argv, *_choices(wish, offered), *wish.flags]
+
+
+def _choices(wish: Wish, offered: str) -> list[str]:
+    argv: list[str] = []
+    for flag, choice in (
+        ("--vm-type", wish.vm_type),
+        ("--mount-type", wish.mount_type),
+        ("--disk-image", wish.disk_image),
+        ("--arch", None if wish.arch == "host" else wish.arch),
+    ):
+        if choice is None:
+            continue
+        if flag == "--vm-type" and choice == "qemu" and not knows(offered, flag):
+            continue  # Linux has nothing else and no flag for it
+        if not knows(offered, flag):
+            raise EnvironmentInvalid(
+                f"this colima has no {flag} (asked for: {choice})",
+                why="the flag exists on macOS only, or in another version",
+                mend="leave it out of `machine`; colima version says which one this is",
+            )
+        if flag == "--mount-type" and choice == "virtiofs" and platform.system() != "Darwin":
+            raise EnvironmentInvalid(
+                "colima has no virtiofs on Linux (asked for under mount_type)",
+                why="it would take sshfs in its place without a word",
+                mend="mount_type: sshfs or 9p; virtiofs needs macOS and vm_type: vz",
+            )
+        argv += [flag, choice]
+    if wish.disk_image and knows(offered, "--force-disk-image"):
+        argv.append("--force-disk-image")
+    return argv
+
+
+def knows(offered: str, flag: str) -> bool:
+    """Does a help text name this flag? "--cpus int", "-t, --vm-type string".
+
+    >>> knows("  -c, --cpus int   number", "--cpu"), knows("  -c, --cpus int   n", "--cpus")
+    (False, True)
+    """
+    return re.search(rf"{re.escape(flag)}(?![\w-])", offered) is not None
+
+
+def _line(offered: str, flag: str) -> str:
+    """The line of a help text that explains a flag; "" where it has none."""
+    return next((line for line in offered.splitlines() if knows(line, flag)), "")
+
+
+# --- what can be had here ---------------------------------------------------------------
+
+
+def why_not(user: str | None = None) -> str:
+    """Why there can be no colima machine here; "" when there can."""
+    missing = [p for p in ("colima", "limactl", "docker") if which(p) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed ({install()})"
+    if os.geteuid() == 0:
+        if not user:
+            return "limactl refuses root (machine.user names the user to run it as)"
+        try:
+            who = pwd.getpwnam(user)
+        except KeyError:
+            return f"there is no user {user} here (machine.user)"
+        if who.pw_uid == 0:
+            return f"limactl refuses root, and {user} is root"
+    elif user and user != passwd(None).pw_name:
+        return f"only root can run colima as {user} (machine.user)"
+    return ""
+
+
+def install() -> str:
+    """One line that gets colima here."""
+    if platform.system() == "Darwin":
+        return "brew install colima docker"
+    return "colima and Lima come from their own release pages; QEMU and docker from the system"
+
+
+def mend() -> str:
+    """What to do where colima can not be had."""
+    if platform.system() == "Darwin":
+        return "brew install colima docker; or change `machine` in the matrix"
+    return "install colima, lima, qemu and docker, or use machine: {kind: pen} or {kind: vm}"
+
+
+def refuse(
+    *,
+    memory: int | None = None,
+    cpus: float | None = None,
+    disk: int | None = None,
+    inodes: int | None = None,
+    profile: str | None = None,
+    own: bool = False,
+    where: Path | None = None,
+) -> None:
+    """Refuse what colima can not do, or must not, before anything starts.
+
+    where: A directory on the disk that the VM's disks will lie on.
+
+    Raises:
+        EnvironmentInvalid: all reasons at once.
+    """
+    why = []
+    if cpus is not None and (cpus != int(cpus) or cpus < 1):
+        why.append(f"{cpus:g} CPUs asked for: a VM has whole processors")
+    if cpus is not None and cpus > (os.cpu_count() or 1):
+        why.append(f"{cpus:g} CPUs asked for, the host has {os.cpu_count()}")
+    if memory is not None and memory >> 20 << 20 != memory:
+        why.append(f"memory {memory} bytes asked for: colima takes whole MiB")
+    total = host_memory()
+    if memory is not None and total is not None and memory > total:
+        why.append(f"memory {_size(memory)} asked for, the host has {_size(total)}")
+    if disk is not None and disk % GIB:
+        why.append(f"disk {_size(disk)} asked for: colima takes whole GiB")
+    if disk is not None and where is not None and disk > free_disk(where):
+        why.append(f"disk {_size(disk)} asked for, {_size(free_disk(where))} are free in {where}")
+    if inodes is not None:
+        why.append(f"{inodes} inodes asked for: colima has no such setting (pen and vm have)")
+    if profile is not None and not own:
+        why.append(f"profile {profile} is yours: say `own: true` to have it stopped and changed")
+    if why:
+        raise EnvironmentInvalid("colima can not do this", why="\n".join(why), mend=mend())
+
+
+def _size(value: int) -> str:
+    return units.show_size(value >> 20 << 20)

@@ -1,0 +1,199 @@
+"""What Lima leaves on this host of an instance: pids, logs, and so what became of the VM.
+
+Rule: a VM can not tell its own end, and `list` never looks inside: the process of the
+hypervisor, its state, and the host agent's log tell. Read-only but for the signals that an
+experiment asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import process
+from harness.errors import EnvironmentInvalid
+from harness.parse.lima import LimaFact, parse_lima
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_AGENT = "ha.pid"
+_LOGS = ("ha.stderr.log", "ha.stdout.log", "serial.log", "serialv.log")
+_TAIL = 256 << 10
+"""Of a log: what bears on an end stands at its end; serial logs grow to megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How the VM is, as this host sees it.
+
+    Attributes:
+        state: running · still (the hypervisor is stopped by a signal) · killed (it ended
+            without an order) · shut-down (in order, or on somebody's order) · agentless (it
+            runs, its host agent does not) · none (it never ran, or is not there any more).
+        why: The processes and lines that say so.
+    """
+
+    state: str
+    why: str
+
+    @property
+    def up(self) -> bool:
+        return self.state in ("running", "still", "agentless")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance's directory: `<LIMA_HOME>/<name>`."""
+
+    folder: Path
+
+    def hypervisor(self) -> int | None:
+        """Its pid, of qemu.pid or vz.pid; None where no such process runs.
+
+        Under VZ it is the host agent's own: the framework's process belongs to nobody.
+        """
+        for path in sorted(self.folder.glob("*.pid")):
+            if path.name != _AGENT and (pid := _pid(path)) is not None:
+                return pid
+        return None
+
+    def agent(self) -> int | None:
+        """Pid of the host agent; None where it does not run."""
+        return _pid(self.folder / _AGENT)
+
+    def standing(self, pid: int | None) -> str:
+        """running · still · gone, of the hypervisor that had this pid; one small look."""
+        if pid is None or not _runs(pid):
+            return "gone"
+        return "still" if _stopped(pid) else "running"
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the hypervisor.
+
+        Raises:
+            EnvironmentInvalid: none runs, or it is not QEMU: VZ stops for no signal.
+        """
+        if not (self.folder / "qemu.pid").exists() and number in (signal.SIGSTOP, signal.SIGCONT):
+            raise EnvironmentInvalid(
+                "this VM can not be frozen", why="only QEMU is a process of its own"
+            )
+        pid = self.hypervisor()
+        if pid is None:
+            raise EnvironmentInvalid(
+                f"no hypervisor of {self.folder.name} runs", why=self.last_words()
+            )
+        os.kill(pid, number)
+
+    def condition(self, known: int | None = None) -> Condition:
+        """How it is now. known: Pid of the hypervisor while it still ran, for the words."""
+        driver, agent = self.hypervisor(), self.agent()
+        if driver is not None and _stopped(driver):
+            return Condition("still", f"process {driver}, its hypervisor, is stopped")
+        if driver is not None and agent is None:
+            return Condition("agentless", f"the hypervisor ({driver}) runs without its host agent")
+        if driver is not None:
+            return Condition("running", f"hypervisor {driver}, host agent {agent}")
+        facts = self.facts()
+        who = "the hypervisor" if known is None else f"process {known}, the hypervisor,"
+        told = "; ".join(dict.fromkeys(f.text[:160] for f in facts if f.what in _ENDS))
+        ordered = next((f for f in facts if f.what in ("stop-asked", "driver-error")), None)
+        if ordered is None and known is None and not facts:
+            return Condition("none", f"nothing in {self.folder} says that it ran")
+        if ordered is not None and ordered.what == "stop-asked":
+            return Condition("shut-down", f"{who} is gone, and its host agent was told: {told}")
+        return Condition("killed", f"{who} is gone: {told or 'its host agent said nothing'}")
+
+    def facts(self) -> list[LimaFact]:
+        """What the host agent has said of this run that bears on its end, in its order."""
+        lines = [*self._tail("ha.stderr.log"), *self._tail("ha.stdout.log")]
+        return [fact for line in lines if (fact := parse_lima(line)) is not None]
+
+    def last_words(self, lines: int = 6) -> str:
+        """The ends of what the host agent and the guest's console wrote."""
+        return "\n".join(
+            f"{name}: {line[:300]}" for name in _LOGS for line in self._tail(name)[-lines:]
+        )
+
+    def version(self) -> str:
+        """Of the Lima that made it; "?" where it does not say."""
+        try:
+            return (self.folder / "lima-version").read_text().strip()
+        except OSError:
+            return "?"
+
+    def _tail(self, name: str) -> list[str]:
+        try:
+            with (self.folder / name).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+                text = log.read().decode(errors="backslashreplace")
+        except OSError:
+            return []
+        return [line for line in text.splitlines() if line.strip()]
+
+
+_ENDS = frozenset({"stop-asked", "powerdown", "vm-off", "vm-gone", "vm-stuck", "driver-error"})
+
+
+def _pid(path: Path) -> int | None:
+    """The process that a pid file names, if it runs."""
+    try:
+        pid = int(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if _runs(pid) else None
+
+
+def _runs(pid: int) -> bool:
+    """Is there such a process, and no mere zombie of one?"""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return _letter(pid) != "Z"
+
+
+def _stopped(pid: int) -> bool:
+    return _letter(pid) == "T"
+
+
+def _letter(pid: int) -> str:
+    """The state of a process in one letter: T stopped by a signal, Z dead and not reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        # No /proc here, or no such process any more; `ps` knows it on macOS too.
+        if sys.platform == "linux":
+            return ""
+        return process.run(("ps", "-o", "state=", "-p", str(pid)), deadline=5).text.strip()[:1]
+    return stat.rpartition(")")[2].split()[0]
+
+
+def processes(home: str) -> list[tuple[int, str]]:
+    """(pid, arguments) of everybody whose arguments name that home; `ps` knows them everywhere.
+
+    `limactl usernet` and the ssh master outlive a VM that was killed: they have no pid file
+    that anybody reads.
+    """
+    listed = process.run(("ps", "-axww", "-o", "pid=,args="), deadline=20)
+    found: list[tuple[int, str]] = []
+    for line in listed.text.splitlines():
+        pid, _, argv = line.strip().partition(" ")
+        if pid.isdigit() and f"{home}/" in argv and int(pid) != os.getpid():
+            found.append((int(pid), argv.strip()))
+    return found
+
+
+def kill(found: Sequence[tuple[int, str]]) -> None:
+    """SIGKILL to each; one that is gone already is no matter."""
+    for pid, _ in found:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,79 @@
+"""Looks at a Lima VM from this host for as long as it is ours: when did it end, when did it stand?
+
+Rule: a look costs one signal 0 and one small read, and changes nothing.
+What a change means is read from the logs when somebody asks, not when it is noticed: the host
+agent needs a second to write its last lines.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from harness import clock
+from harness.machine import HostSaid
+
+if TYPE_CHECKING:
+    from harness.machine.lima import Instance
+
+_LOOK = 0.2 if sys.platform == "linux" else 1.0
+"""Seconds. Without /proc a look costs a process."""
+
+
+class Watch:
+    """One watching thread, from `start` to `stop`."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid: int | None = None
+        self._gone: int | None = None
+        self._still: list[tuple[int, int | None]] = []
+
+    def start(self) -> None:
+        self._over.clear()
+        self._pid = self._instance.hypervisor()
+        self._thread = threading.Thread(target=self._look, name="lima-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(5)
+            self._thread = None
+
+    @property
+    def ended(self) -> bool:
+        """Has the VM ended since the watch began? It does not come back by itself."""
+        return self._gone is not None
+
+    def told(self, since: int) -> tuple[HostSaid, ...]:
+        """The VM's own states since then (ns of `clock.now`), oldest first; nothing while it runs."""
+        said = [
+            HostSaid(
+                at=begin, until=end, what="still",
+                why=f"process {self._pid}, its hypervisor, was stopped by a signal",
+            )
+            for begin, end in list(self._still)
+            if end is None or end >= since
+        ]  # fmt: skip
+        if self._gone is not None and self._gone >= since:
+            now = self._instance.condition(self._pid)
+            what = "shut-down" if now.state == "shut-down" else "killed"
+            said.append(HostSaid(at=self._gone, what=what, why=now.why))
+        return tuple(sorted(said, key=lambda one: one.at))
+
+    def _look(self) -> None:
+        while not self._over.wait(_LOOK):
+            state = self._instance.standing(self._pid)
+            now = clock.now()
+            still = bool(self._still) and self._still[-1][1] is None
+            if state == "still" and not still:
+                self._still.append((now, None))
+            elif state != "still" and still:
+                self._still[-1] = (self._still[-1][0], now)
+            if state == "gone":
+                self._gone = now
+                return

@@ -1,0 +1,311 @@
+"""What of a colima machine can be known without one: flags, words, pids, logs, and what a judge makes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import events as e
+from harness import process
+from harness.attribution import judge
+from harness.errors import EnvironmentInvalid
+from harness.history import build
+from harness.machine import colima_call, colima_home, colima_start, lima
+from harness.machine.colima_start import Wish
+from harness.model.sizes import differences
+from harness.model.verdicts import Certainty, Outcome
+from harness.parse.lima import parse_lima
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stories import BASE, C, Story
+
+GIB = 1 << 30
+NEW = """
+  --cpus int
+  --mount strings
+  --binfmt
+  --activate
+  --ssh-config
+  --save-config
+  --template
+  --disk-image string
+  --force-disk-image
+  --port-forwarder string    port forwarder to use (ssh, grpc, none)
+"""
+
+
+def value(argv, flag):
+    return argv[argv.index(flag) + 1]
+
+
+def test_flags_follow_what_it_offers():
+    """An older colima says --cpu and lacks some flags; memory arrives as a binary fraction."""
+    wish = Wish(memory=1300 << 20, cpus=1, disk=4 * GIB)
+    new = colima_start.arguments(wish, NEW)
+    assert value(new, "--memory") == "1.26953125"
+    assert (value(new, "--cpus"), value(new, "--mount")) == ("1", "none")
+    assert value(new, "--port-forwarder") == "none"
+    assert {"--binfmt=false", "--activate=false", "--ssh-config=false", "--template=false",
+            "--save-config=false"} <= set(new)  # fmt: skip
+    old = colima_start.arguments(
+        wish, "--cpu int --mount --activate\n --port-forwarder  (ssh, grpc)"
+    )
+    assert "--cpus" not in old
+    assert value(old, "--cpu") == "1"
+    assert not {"--save-config=false", "--port-forwarder"} & set(old)
+
+
+def test_the_users_choices_are_flags():
+    """vm_type and mount_type are what people compare; their own flags come last."""
+    wish = Wish(
+        vm_type="vz", mount_type="virtiofs", mounts=("/a:w",), arch="host", disk_image="/i",
+        flags=("--cpu-type", "max"),
+    )  # fmt: skip
+    offered = NEW + "\n -t, --vm-type string\n --mount-type string"
+    if sys.platform == "darwin":
+        argv = colima_start.arguments(wish, offered)
+        assert (value(argv, "--vm-type"), value(argv, "--mount-type")) == ("vz", "virtiofs")
+    else:
+        with pytest.raises(EnvironmentInvalid, match="virtiofs"):
+            colima_start.arguments(wish, offered)
+    argv = colima_start.arguments(Wish(mounts=("/a:w",), flags=("--x", "1"), disk_image="/i"), NEW)
+    assert value(argv, "--mount") == "/a:w"
+    assert argv[-5:] == ["--disk-image", "/i", "--force-disk-image", "--x", "1"]
+    with pytest.raises(EnvironmentInvalid, match="--vm-type"):
+        colima_start.arguments(Wish(vm_type="vz"), NEW)
+    assert "--vm-type" not in colima_start.arguments(Wish(vm_type="qemu"), NEW)
+
+
+def test_a_profile_of_the_users_keeps_what_it_was_made_with():
+    """Its runtime, mounts and port forwarder are not ours to choose."""
+    argv = colima_start.arguments(Wish(profile="mine", ours=False, cpus=2), NEW)
+    assert value(argv, "-p") == "mine"
+    assert not {"--runtime", "--mount", "--port-forwarder"} & set(argv)
+    assert "--save-config=false" in argv
+
+
+def result(code=0, out="", err="", **more):
+    return process.Result(("runuser", "-u", "x", "--", "colima", "start"), code, out.encode(),
+                          err.encode(), 3.0, **more)  # fmt: skip
+
+
+def test_every_failure_is_one_exit_code_and_words():
+    """The fatal line of either stream; a deadline says what had no end; a warning is kept."""
+    fatal = (
+        'time="x" level=info msg="starting"\ntime="x" level=fatal msg="error starting vm: \\"y\\""'
+    )
+    assert colima_call.reason(result(1, err=fatal)) == 'error starting vm: "y"'
+    assert colima_call.reason(result(1, err="FATA[0600] did not receive")) == "did not receive"
+    late = colima_call.reason(result(-9, timed_out=True))
+    assert late == "no end of `colima start` after 3 s"
+    again = result(0, err='level=warning msg="already running, ignoring"')
+    assert colima_call.was_running(again)
+    assert "already" in colima_call.reason(again)
+
+
+def test_no_environment_leads_to_the_users_own(monkeypatch, tmp_path):
+    """Docker's and colima's variables of the caller do not reach it; knobs of Lima do."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "COLIMA_PROFILE", "LIMA_INSTANCE"):
+        monkeypatch.setenv(name, "theirs")
+    monkeypatch.setenv("LIMA_USERNET_RESOLVE_IP_ADDRESS_TIMEOUT", "10")
+    (tmp_path / "tmp").mkdir()
+    env = colima_call.environment(tmp_path, None)
+    assert "theirs" not in env.values()
+    assert env["LIMA_USERNET_RESOLVE_IP_ADDRESS_TIMEOUT"] == "10"
+    assert env["COLIMA_HOME"] == str(tmp_path)
+    assert env["LIMA_HOME"] == str(tmp_path / "_lima")
+    assert env["DOCKER_CONFIG"] == str(tmp_path / "docker")
+    assert env["TMPDIR"] == str(tmp_path / "tmp")
+
+
+def test_only_a_home_of_ours_is_removed(tmp_path):
+    """Whatever a lease says, the user's own directory is none of ours."""
+    home = tmp_path / ".colima"
+    home.mkdir()
+    assert colima_home.remove(f":{home}") is False
+    assert home.exists()
+
+
+# --- what Lima leaves on this host ----------------------------------------------------------
+
+
+def line(message, **more):
+    return json.dumps({"level": "info", "msg": message, "time": "2026-11-25T06:16:05Z", **more})
+
+
+GRACEFUL = (
+    "Received SIGINT, shutting down the host agent",
+    "Sending QMP system_powerdown command",
+    "QEMU has exited",
+)
+KILLED = (
+    "Driver stopped due to error: `signal: killed`",
+    "failed to open the QMP socket `/x/qmp.sock`, forcibly killing QEMU",
+    "QEMU has already exited",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "state"), [(GRACEFUL, "shut-down"), (KILLED, "killed"), ((), "none")]
+)
+def test_a_vms_end_is_read_from_its_agents_log(tmp_path, said, state):
+    """An order came first, or the hypervisor went first; without a word it never ran."""
+    (tmp_path / "ha.stderr.log").write_text("".join(line(m) + "\n" for m in said))
+    assert lima.Instance(tmp_path).condition().state == state
+    if said:
+        assert said[0] in lima.Instance(tmp_path).condition(77).why
+
+
+def test_a_process_that_stands_still_is_told_from_one_that_runs(tmp_path):
+    """SIGSTOP, an agent that is gone, and the end: what this host sees of each."""
+    vm = subprocess.Popen(["sleep", "60"])
+    agent = subprocess.Popen(["sleep", "60"])
+    instance = lima.Instance(tmp_path)
+    try:
+        (tmp_path / "qemu.pid").write_text(f"{vm.pid}\n")
+        (tmp_path / "ha.pid").write_text(str(agent.pid))
+        assert instance.condition().state == "running"
+        instance.signal(signal.SIGSTOP)
+        # The shell's word for it: the child has changed its state when the parent is told.
+        os.waitid(os.P_PID, vm.pid, os.WSTOPPED)
+        assert instance.condition().state == "still"
+        assert instance.standing(vm.pid) == "still"
+        instance.signal(signal.SIGCONT)
+        agent.kill()
+        agent.wait()
+        assert instance.condition().state == "agentless"
+    finally:
+        vm.kill()
+        vm.wait()
+        agent.kill()
+        agent.wait()
+    assert instance.standing(vm.pid) == "gone"
+    with pytest.raises(EnvironmentInvalid, match="no hypervisor"):
+        instance.signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"msg":5}',
+        '{"msg":"READY"}',
+        '{"status":{"running":true}}',
+        "{" * 9000,
+    ],
+)
+def test_lines_that_say_nothing_of_an_end(text):
+    """Never an exception, never a guess."""
+    assert parse_lima(text) is None
+
+
+def test_what_is_not_as_asked_is_said():
+    """A few per cent are worth a word; the kernel's share of 1 GiB is."""
+    assert differences({"disk": 4 * GIB}, {"disk": 4141580288}) == [
+        "disk: 4GiB asked for, 3949MiB inside (3.6 % less)"
+    ]
+    assert differences({"cpus": 2, "memory": GIB}, {"cpus": 2, "memory": None}) == []
+    assert differences({"memory": 8 * GIB}, {"memory": int(7.9 * GIB)}) == []
+
+
+# --- what a judge makes of this host's word -------------------------------------------------
+
+
+def host(story, ms, what, until=None, why="process 7 is gone"):
+    shift = None if until is None else BASE + int(until * 1e6)
+    return story.harness(ms, e.HostState, what=what, why=why, until=shift)
+
+
+def gone(story, ms):
+    """The probe's connection ends with its machine."""
+    return story.say(ms, e.Gap, source="link", clock="harness", name="probe", begin=BASE + int(ms * 1e6),
+                     end=None, why="the probe ended")  # fmt: skip
+
+
+def test_a_machine_that_was_killed_takes_its_container_along():
+    """Nothing on it could tell, and it does not boot again: this host's word is the witness."""
+    story = gone(Story().run(), 2000).pre_task(1000, 2500, exit_code=None, http=None, error="EOF")
+    judged = judge(build(host(story, 2000, "killed").events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
+    assert "process 7 is gone" in judged.verdict.sentence
+
+
+def test_what_the_kernel_saw_before_the_machine_went_is_its_own():
+    """A death seen on the machine is not put down to the machine's end a second later."""
+    story = (
+        Story().run().signal(1000, 9, 4200, sender=8000, comm="sh", place="host").ends(1000.2, 9)
+    )
+    judged = judge(build(host(gone(story, 2000), 2000, "killed").events))
+    assert judged.verdict.cause == "host-kill"
+
+
+def test_a_machine_that_was_shut_down_is_no_crash():
+    """Somebody ordered it: likely a shutdown, never a power cut."""
+    story = host(gone(Story().run(), 2000), 2100, "shut-down")
+    judged = judge(build(story.events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-shutdown")
+    assert judged.verdict.certainty is Certainty.LIKELY
+
+
+def test_a_container_may_travel_back_in_time():
+    """After a power cut its State can say `created`: another boot id decides, State does not."""
+    story = Story().run()
+    hello = {"source": "probe", "version": 1, "kernel": "6", "python": "3", "cgroup": 2, "hz": 100,
+             "monitors": "light", "pid": 1}  # fmt: skip
+    story.events.append(e.Hello(t=3 * 10**9, seen=3 * 10**9, boot_id="boot-2", **hello))
+    at = BASE + 12 * 10**9
+    story.events.append(
+        e.ClockLink(t=at, seen=at, source="link", clock="harness", offset=4 * 10**9 - at, error=9)
+    )
+    judged = judge(build(story.over(15000, status="created", code=0).events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
+
+
+def lost(story, error="EOF"):
+    return story.pre_task(1000, 1400, exit_code=None, http=None, error=error)
+
+
+def test_a_way_that_was_lost_is_no_death_and_no_dead_daemon():
+    """Asked inside, the engine answered: the trial is invalid, with that reason."""
+    story = host(
+        lost(Story().run()), 1300, "channel", until=2500, why="our ssh connection was lost"
+    )
+    judged = judge(build(story.over(9000, status="running").events))
+    assert judged.outcome is Outcome.INVALID
+    assert "our ssh connection was lost" in judged.why
+
+
+def test_a_way_that_was_lost_beside_a_request_that_was_answered_spoils_nothing():
+    """The pre-task had its answer long before."""
+    story = Story().run().pre_task(1000, 1400)
+    judged = judge(
+        build(host(story, 5000, "channel", until=6000).over(9000, status="running").events)
+    )
+    assert judged.outcome is Outcome.SURVIVED
+
+
+def test_a_daemon_that_went_is_not_put_down_to_the_way():
+    """dockerd was seen to go while the connection was lost: then it is not the connection's fault."""
+    story = lost(Story().run()).daemon(1200, "dockerd", 700, "gone")
+    judged = judge(
+        build(host(story, 1300, "channel", until=2500).over(9000, status="running").events)
+    )
+    assert judged.outcome is not Outcome.INVALID
+
+
+def test_an_exec_in_a_machine_that_stands_still():
+    """The hypervisor was stopped while nobody answered: the machine stood still."""
+    story = Story().run().pre_task(1000, 9000, exit_code=None, http=None, timed_out=True)
+    story = host(story, 1500, "still", until=10_000, why="process 7 was stopped by a signal")
+    judged = judge(build(story.over(12_000, status="running").events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.EXEC_FAILED, "vm-suspended")
+    assert C[:12] in judged.verdict.sentence
