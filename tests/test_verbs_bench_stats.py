@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from harness.errors import BadInput
 from harness.stats import twosample, yardstick
 from harness.verbs import bench
+from harness.verbs.bench import ratio
 
 
 def test_exact_rows_meet_their_aims(capsys):
@@ -17,6 +19,23 @@ def test_exact_rows_meet_their_aims(capsys):
     assert document["format"] == "deathbench.bench/1"
     assert len(document["ratios"]) == 6
     assert all(r["met"] for r in document["ratios"])
+
+
+def test_with_few_repetitions_an_aim_is_missed_only_beyond_chance():
+    """1.26 ± 0.05 has not missed 1.25 after 200 repetitions; after a thousand it has."""
+    row = {"name": "x", "ours": 1.0, "other": None, "competitor": "", "unit": "trials"}
+    few = ratio.Ratio(**row, ratio=1.26, low=1.21, high=1.31, n=200, aim=("<=", 1.25), by="low")
+    many = ratio.Ratio(**row, ratio=1.26, low=1.24, high=1.28, n=1000, aim=("<=", 1.25))
+    assert few.met
+    assert not many.met
+
+
+@pytest.mark.parametrize("flags", [{"what": "observe"}, {"what": "stats", "quick": True}])
+def test_a_full_run_is_of_stats_and_not_quick(flags):
+    """One clear error, before anything runs."""
+    with pytest.raises(BadInput) as caught:
+        bench.main(full=True, **flags)
+    assert "--full" in caught.value.problems[0].what
 
 
 def test_a_measured_search_carries_its_error_and_its_bound():

@@ -29,6 +29,10 @@ _CEILINGS = (0.3, 0.45, 0.6, 0.8, 0.97)
 _NEVER = 0.05
 
 
+# A curve with so little of the posterior would need some forty surprises in a row.
+_DEAD = 1e-12
+
+
 @dataclass(frozen=True, slots=True)
 class Crossing:
     """The answer so far.
@@ -47,7 +51,7 @@ class Crossing:
 
 @lru_cache(maxsize=8)
 def _curves(points: int, level: float, rising: bool) -> tuple[Any, Any, Any]:
-    """(rates: hypotheses x points, crossing of each: 1..points-1, or 0 / points, weights)."""
+    """(rates: points x curves, crossing of each: 1..points-1, or 0 / points, weights)."""
     import numpy as np
 
     x = np.arange(points)
@@ -81,7 +85,7 @@ def _curves(points: int, level: float, rising: bool) -> tuple[Any, Any, Any]:
         rates = rates[:, ::-1]
     rates = np.clip(rates, 1e-6, 1 - 1e-6)
     order = np.argsort(crossing, kind="stable")
-    return np.ascontiguousarray(rates[order]), crossing[order], weights[order] / weights.sum()
+    return np.ascontiguousarray(rates[order].T), crossing[order], weights[order] / weights.sum()
 
 
 class Threshold:
@@ -113,12 +117,11 @@ class Threshold:
         self.stop = stop
         self.trials = 0
         self._rates, self._crossing, self._weights = _curves(points, level, rising)
-        places, starts = np.unique(self._crossing, return_index=True)
-        self._places, self._starts = places, starts
-        along = self._rates if rising else self._rates[:, ::-1]
+        self._starts = np.unique(self._crossing, return_index=True)[1]
+        along = self._rates if rising else self._rates[::-1]
         # For each curve: is (i - 1, i) a good coin?
-        self._good = (along[:, 1:] >= level - tolerance) & (along[:, :-1] <= level + tolerance)
-        self._good &= ((self._crossing > 0) & (self._crossing < points))[:, None]
+        self._good = (along[1:] >= level - tolerance) & (along[:-1] <= level + tolerance)
+        self._good &= ((self._crossing > 0) & (self._crossing < points))[None, :]
         self._good = self._good.astype(float)  # a product with booleans is not one of BLAS
         self._answer: Crossing | None = None
         self._log_evidence = 0.0
@@ -138,25 +141,36 @@ class Threshold:
     def _learn(self, point: int, died: int, ran: int) -> None:
         import numpy as np
 
-        rate = self._rates[:, point]
+        rate = self._rates[point]
         logs = died * np.log(rate) + (ran - died) * np.log1p(-rate)
         top = float(logs.max())
         weights = self._weights * np.exp(logs - top)
         self._log_evidence += top + math.log(float(weights.sum()))
         self._weights = weights / weights.sum()
+        self._forget()
         self._answer = None
         self.died[point] += died
         self.ran[point] += ran
+
+    def _forget(self) -> None:
+        """Drop the curves that nothing will bring back, once they are half of all."""
+        import numpy as np
+
+        alive = self._weights > _DEAD
+        if 2 * alive.sum() > len(alive):
+            return
+        self._rates, self._good = self._rates[:, alive], self._good[:, alive]
+        self._crossing, self._weights = self._crossing[alive], self._weights[alive]
+        self._starts = np.unique(self._crossing, return_index=True)[1]
 
     def information(self) -> Any:
         """Bits that one trial at each point tells about where the crossing is."""
         import numpy as np
 
-        weighted = self._weights[:, None] * self._rates
-        by_place = np.add.reduceat(weighted, self._starts, axis=0)
-        mass = np.add.reduceat(self._weights, self._starts)[:, None]
-        inside = (mass * entropy(by_place / np.maximum(mass, 1e-300))).sum(0)
-        return entropy(weighted.sum(0)) - inside
+        by_place = np.add.reduceat(self._rates * self._weights, self._starts, axis=1)
+        mass = np.add.reduceat(self._weights, self._starts)
+        inside = entropy(by_place / np.maximum(mass, 1e-300)) @ mass
+        return entropy(by_place.sum(1)) - inside
 
     def ask(self, cost: Sequence[float] | None = None) -> int:
         """The point to try next: most bits, or most bits per cost."""
@@ -180,7 +194,7 @@ class Threshold:
         return self._answer
 
     def _find(self) -> Crossing:
-        coins = self._weights @ self._good
+        coins = self._good @ self._weights
         index = int(coins.argmax())
         found = Crossing(self._pair(index), "crosses", float(coins[index]))
         for place, side in ((self.points, "below"), (0, "above")):
@@ -202,12 +216,12 @@ class Threshold:
         """(mean, low, high) of the rate at each point: 95 % of the posterior lies between."""
         import numpy as np
 
-        mean = self._weights @ self._rates
+        mean = self._rates @ self._weights
         low, high = [], []
-        for point in range(self.points):
-            order = np.argsort(self._rates[:, point])
+        for rates in self._rates:
+            order = np.argsort(rates)
             mass = np.cumsum(self._weights[order])
-            sorted_rates = self._rates[order, point]
+            sorted_rates = rates[order]
             low.append(float(sorted_rates[min(np.searchsorted(mass, 0.025), len(mass) - 1)]))
             high.append(float(sorted_rates[min(np.searchsorted(mass, 0.975), len(mass) - 1)]))
         return [float(x) for x in mean], low, high
@@ -222,7 +236,7 @@ class Threshold:
             return 0.0
         answer = self.answer
         if answer.between is not None and answer.confidence > 0.5:
-            mean = self._weights @ self._rates
+            mean = self._rates @ self._weights
             p, q = (float(mean[i]) for i in answer.between)
             each = (divergence(p, q) + divergence(q, p)) / 2
             odds = math.log(self.stop / (1 - self.stop))

@@ -439,17 +439,24 @@ def nightly(
 @_verb(
     positional=["what"],
     help={
-        "what": "observe: detection, cost, perturbation, nothing missed",
-        "only": "parts, comma-separated: detection, missed, cost, perturbation",
+        "what": "observe: detection, cost, perturbation, nothing missed; stats: trials and errors",
+        "only": "parts, comma-separated: detection, missed, cost, perturbation; stats: a1 to g",
         "quick": "few repetitions: shows that it runs, decides little",
+        "full": "stats: 1000 repetitions a row, for which its aims are made",
         "json": _JSON,
     },
 )
 def bench(
-    c: Context, what: str = "observe", only: str = "", quick: bool = False, json: bool = False
+    c: Context,
+    what: str = "observe",
+    only: str = "",
+    quick: bool = False,
+    full: bool = False,
+    json: bool = False,
 ) -> None:
     """How well we watch and how well we count, as ratios against what others do."""
-    _call("bench", json=json, arguments={"what": what, "only": only, "quick": quick})
+    arguments = {"what": what, "only": only, "quick": quick, "full": full}
+    _call("bench", json=json, arguments=arguments)
 
 
 @_verb(

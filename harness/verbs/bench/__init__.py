@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def main(*, what: str = "observe", only: str = "", quick: bool = False, json: bool = False) -> int:
+def main(
+    *,
+    what: str = "observe",
+    only: str = "",
+    quick: bool = False,
+    full: bool = False,
+    json: bool = False,
+) -> int:
     """Exit code 0 when every aim is met, 2 when one is not."""
     from harness.verbs.bench import observe, stats
 
@@ -39,7 +46,11 @@ def main(*, what: str = "observe", only: str = "", quick: bool = False, json: bo
     if unknown:
         why, fix = "there is no such part", "one of " + ", ".join(there)
         raise BadInput([Problem("command line", f"--only {p}", why, fix) for p in unknown])
-    machine, ratios = known[what].run(parts or list(there), quick=quick, say=_narrate)
+    more = {"full": full} if what == "stats" else {}
+    if full and (quick or not more):
+        why = "it is the opposite of --quick" if quick else "only `bench stats` has a full run"
+        raise BadInput([Problem("command line", "--full", why, "bench stats --full")])
+    machine, ratios = known[what].run(parts or list(there), quick=quick, say=_narrate, **more)
     document = {
         "format": "deathbench.bench/1",
         "bench": what,

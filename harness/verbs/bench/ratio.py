@@ -16,7 +16,7 @@ class Ratio:
     """ours and other are medians in `unit`; ratio with its 95 % interval.
 
     aim: (">=" or "<=", value). It is judged by the ratio itself, or for "<=" on a
-    perturbation by the interval's upper end, as `by` says (point | high | ours).
+    perturbation by the interval's upper end, as `by` says (point | low | high | ours).
     """
 
     name: str
@@ -37,7 +37,7 @@ class Ratio:
         if self.aim is None:
             return None
         sign, value = self.aim
-        found = {"point": self.ratio, "high": self.high, "ours": self.ours}[self.by]
+        found = {"point": self.ratio, "low": self.low, "high": self.high, "ours": self.ours}[self.by]
         if found is None:
             return None
         return found >= value if sign == ">=" else found <= value
