@@ -238,8 +238,31 @@ def _kernel_ends(
 def _status(history: History, main: Main, until: int | None) -> int | None:
     early = _first_thread_only(history, main, until)
     for p in _statuses(history, main, until):
-        return None if early(p.at) else p.what.status
+        return None if early(p.at) or _left_alone(history, main, until, p) else p.what.status
     return None
+
+
+def _left_alone(history: History, main: Main, until: int | None, said: Seen[ProcEvent]) -> bool:
+    """Is this the status of a first thread that left before the others, and maybe not the process's?
+
+    The engine reaped the process itself: where it says the same, it is.
+    """
+    ends = [
+        x.what.last
+        for x in history.exits
+        if x.what.pid == main.pid and abs(x.at - said.at) <= 5 * ENGINE
+    ]
+    if not ends or any(last is not False for last in ends):
+        return False
+    status = said.what.status or 0
+    return not any(
+        s.what.id == main.container
+        and s.what.action == "die"
+        and s.at >= main.begin
+        and (until is None or s.at <= until + 2 * ENGINE)
+        and s.what.exit_code == _code(status)
+        for s in history.engine
+    )
 
 
 def _statuses(history: History, main: Main, until: int | None) -> Iterator[Seen[ProcEvent]]:

@@ -317,7 +317,8 @@ class PostMortem(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSample(Event):
-    """The machine at one instant. Sizes in bytes; disks: mount point → {total, free, inodes, inodes_free}.
+    """The machine at one instant. Sizes in bytes; disks: mount point → {total, free, inodes,
+    inodes_free, device}, device as stat gives it.
 
     disks_at: when the disks were really asked (ns): a file system that answers late is shown
     with its last answer. None: at `t`.

@@ -299,7 +299,7 @@ def disk_full():
             load=[],
             processes=3,
             pressure={},
-            disks={"/data": {"total": 1 << 30, "free": 0, "inodes": 10, "inodes_free": 5}},
+            disks={"/data": {"total": 1 << 30, "free": 0, "inodes": 10, "inodes_free": 5, "device": 2049}},
         )
     )
     return s.ends(3000, 0x100).over(code=1)
@@ -570,7 +570,7 @@ def test_a_disk_that_may_have_been_full_shows_no_room():
     story = Story().run()
     for ms, free in ((500, 400 << 20), (900, 60 << 20)):
         story.say(ms, e.MachineSample, source="machine", memory={}, load=[], processes=3, pressure={},
-                  disks={"/data": {"total": 1 << 30, "free": free, "inodes": 9, "inodes_free": 5}})  # fmt: skip
+                  disks={"/data": {"total": 1 << 30, "free": free, "inodes": 9, "inodes_free": 5, "device": 2049}})  # fmt: skip
     assert judged(story.ends(1000, 0x100).over(code=1)).verdict.cause == "unknown"
 
 
@@ -603,7 +603,7 @@ def test_old_oom_and_a_later_exit():
     """A child's OOM half a minute before is no reason for leaving now."""
     story = Story().run().oom(1000, CHILD).exits(1004, CHILD, 9)
     story.say(31000, e.MachineSample, source="machine", memory={}, load=[], processes=3, pressure={},
-              disks={"/data": {"total": 1 << 30, "free": 1 << 29, "inodes": 9, "inodes_free": 5}})  # fmt: skip
+              disks={"/data": {"total": 1 << 30, "free": 1 << 29, "inodes": 9, "inodes_free": 5, "device": 2049}})  # fmt: skip
     verdict = judged(story.ends(31500, 0x100).over(33000, code=1, oom=True)).verdict
     assert verdict.cause in ("main-exit-error", "unknown")
     assert "memory-limit-main" in {r.cause for r in verdict.rejected} | {

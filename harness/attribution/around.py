@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.attribution.senders import ENDING, USER, place
+from harness.attribution.senders import place
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import KERNEL
 from harness.model.verdicts import Sender, SenderKind
 from harness.parse.kernel import Crash, SeccompKill
-from harness.parse.trace import DELIVERED, SI_KERNEL
+from harness.parse.trace import DELIVERED, SI_KERNEL, SI_TKILL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +80,13 @@ def killed_by_core(case: Case) -> Clues:
     )
 
 
+def _raised(signal: Signal, pid: int) -> bool:
+    """Did this process bring that signal on itself? The signal may name one of its threads."""
+    if signal.code > 0:
+        return pid in (signal.pid, signal.sender)
+    return signal.sender == pid and (signal.pid == pid or signal.code == SI_TKILL)
+
+
 def fault(case: Case) -> Clues:
     """the fault itself"""
     main = case.main
@@ -94,13 +101,19 @@ def fault(case: Case) -> Clues:
     ]
     clues += [
         Clue(s.n, "trace", f"it raised signal {s.what.sig} itself")
-        for s in case.to_main
-        if s.what.sig == case.killed_by and (s.what.code > 0 or s.what.sender == main.pid)
+        for s in case.history.signals
+        if s.what.sig == case.killed_by
+        and case.at - 2 * SHORTLY <= s.at <= case.at + KERNEL
+        and _raised(s.what, main.pid)
     ]
+    # Somebody else's SIGSEGV makes a core dump as well: only the tracer tells them apart.
     clues += [
         Clue(p.n, "proc", "the kernel began a core dump of it")
         for p in case.history.procs
-        if p.what.what == "coredump" and p.what.pid == main.pid and p.at >= main.begin
+        if case.watched("trace")
+        and p.what.what == "coredump"
+        and p.what.pid == main.pid
+        and p.at >= main.begin
     ]
     return tuple(clues)
 
@@ -138,6 +151,8 @@ def _passed_on(case: Case, at: int, number: int) -> bool:
 
 def child_crashed(case: Case) -> Clues:
     """a child of the main process crashed, and the main process left because of it"""
+    if not case.watched("trace") and not child_fault(case):
+        return ()  # somebody may have sent it that signal
     return tuple(
         Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {p.what.status & 0x7F}")
         for p in children(case)
@@ -151,7 +166,7 @@ def child_crashed(case: Case) -> Clues:
 def _sent(case: Case, pid: int, number: int) -> bool:
     """Did somebody send it that signal (rather than a fault of its own)?"""
     return any(
-        s.what.pid == pid and s.what.sig == number and s.what.code <= 0 and s.what.sender != pid
+        s.what.pid == pid and s.what.sig == number and s.what.sent and s.what.sender != pid
         for s in case.history.signals
         if case.at - 2 * SHORTLY <= s.at <= case.at
     )
@@ -170,9 +185,8 @@ def child_fault(case: Case) -> Clues:
     return tuple(clues) + tuple(
         Clue(s.n, "trace", f"process {s.what.pid} raised signal {s.what.sig} itself")
         for s in case.history.signals
-        if s.what.pid in pids
-        and s.what.sig in CORE
-        and (s.what.code > 0 or s.what.sender == s.what.pid)
+        if s.what.sig in CORE
+        and any(_raised(s.what, pid) for pid in pids)
     )
 
 
@@ -199,7 +213,7 @@ def _child_signals(case: Case) -> Iterator[Seen[Signal]]:
 def _child_killed(case: Case, *places: str) -> Clues:
     for s in _child_signals(case):
         if (
-            s.what.code <= 0
+            s.what.sent
             and case.main is not None
             and s.what.sender not in (case.main.pid, s.what.pid)
             and place(case, s) in places
@@ -233,7 +247,7 @@ def child_sender(case: Case) -> Sender | None:
     }
     for s in _child_signals(case):
         kind = kinds.get(place(case, s) or "")
-        if s.what.code <= 0 and kind is not None:
+        if s.what.sent and kind is not None:
             return Sender(kind, s.what.sender, s.what.sender_name)
     return None
 
@@ -253,8 +267,7 @@ def child_told(case: Case) -> Clues:
         )
         for s in case.history.signals
         if s.what.pid in gone
-        and s.what.sig in ENDING | USER | {9}
-        and s.what.code <= 0
+        and s.what.sent
         and s.what.result == DELIVERED
         and case.at - SHORTLY <= s.at <= case.at
         and place(case, s) != "same-container"
@@ -271,10 +284,15 @@ def child_killed_by_host(case: Case) -> Clues:
     return _child_killed(case, "host")
 
 
+def child_killed_by_other(case: Case) -> Clues:
+    """a process of another container killed a child of the main process, which passed the status on"""
+    return _child_killed(case, "other-container")
+
+
 def _own_kill(case: Case, pid: int, number: int) -> bool:
-    """Did the main process itself send its child that signal (as `timeout` does)?"""
+    """Did the main process send its child that signal (as `timeout` does), or the child itself?"""
     return case.main is not None and any(
-        s.what.pid == pid and s.what.sig == number and s.what.sender == case.main.pid
+        s.what.pid == pid and s.what.sig == number and s.what.sender in (case.main.pid, pid)
         for s in case.history.signals
         if case.at - 2 * SHORTLY <= s.at <= case.at
     )
@@ -305,23 +323,33 @@ def child_hit(case: Case) -> Clues:
         and s.what.result == DELIVERED
         and s.what.pid not in mains
         and s.what.sender != case.main.pid
+        and not (s.what.sent and s.what.sender == s.what.pid)
+        and not (s.what.sig in OWN_ENDS and s.what.code == SI_KERNEL)
         and case.at - SHORTLY <= s.at <= case.at
         and case.history.daemon_at(s.what.pid, s.at) is None
     )
 
 
 def cpu_limit(case: Case) -> Clues:
-    """the kernel says that its CPU time is used up"""
+    """the kernel says that its CPU time is used up, or may be by the limit it was given"""
     main = case.main
     if main is None:
         return ()
+    limits = case.ref.limits.get("Ulimits") if case.ref is not None else None
+    given = any(isinstance(u, dict) and u.get("Name") == "cpu" for u in limits or ())
+    if given and case.ref is not None:
+        return (*_used_up(case, main.pid), Clue(case.ref.n, "config", "it was given a RLIMIT_CPU"))
+    return _used_up(case, main.pid)
+
+
+def _used_up(case: Case, main: int) -> Clues:
     clues = [
         Clue(s.n, "trace", "the kernel raised SIGXCPU: its CPU time is used up")
         for s in case.history.signals
         if s.what.sig == 24
         and s.what.code == SI_KERNEL
         and case.begin <= s.at <= case.at + KERNEL
-        and (s.what.pid == main.pid or any(p.what.pid == s.what.pid for p in children(case)))
+        and (s.what.pid == main or any(p.what.pid == s.what.pid for p in children(case)))
     ]
     return tuple(clues[-2:])
 
@@ -342,10 +370,20 @@ def timer_kill(case: Case) -> Clues:
                 blow.n, "trace", f"the kernel raised signal {blow.what.sig} in the process itself"
             ),
         )
+    raised = {
+        (s.what.pid, s.what.sig)
+        for s in case.history.signals
+        if s.what.code == SI_KERNEL and s.what.sender == s.what.pid and s.what.sig in (9, 24)
+    }
+    chosen = {v.what.pid for v in case.history.victims}
     return tuple(
-        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal 24")
+        Clue(p.n, "proc", f"its child {p.what.pid} was killed by signal {number}")
         for p in children(case)
-        if p.what.status is not None and p.what.status & 0x7F == 24 and case.left_with == 128 + 24
+        if p.what.status is not None
+        and (number := p.what.status & 0x7F) in (9, 24)
+        and case.left_with == 128 + number
+        and (p.what.pid, number) in raised
+        and p.what.pid not in chosen
     )
 
 

@@ -54,6 +54,11 @@ class Case:
             self._found[look] = look(self)
         return self._found[look]
 
+    @cached_property
+    def when(self) -> dict[int, int]:
+        """Event number → its time on the line."""
+        return {p.event.n: p.at for p in self.history.placed}
+
     # --- watching ---
 
     def watched(self, source: str) -> bool:

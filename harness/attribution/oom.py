@@ -270,6 +270,16 @@ def chose_child(case: Case) -> Clues:
     return tuple(clue for fallen in _near(case) for clue in fallen.clues)
 
 
+def because_of_it(case: Case) -> Clues:
+    """its main process left at once after that kill, or with the status of the killed"""
+    return tuple(
+        clue
+        for fallen in _near(case)
+        if case.left_with == 128 + 9 or case.at - fallen.at <= UNRELATED
+        for clue in fallen.clues[:1]
+    )
+
+
 def window(case: Case, signal: int) -> int:
     """How long a main process may take to leave after a child was killed by this signal.
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from harness.attribution import around as a
 from harness.attribution import engine as d
+from harness.attribution import lastwords as words
 from harness.attribution import oom as m
+from harness.attribution import rlimits as r
 from harness.attribution import senders as s
 from harness.attribution import startup as u
 from harness.attribution import surroundings as w
@@ -94,6 +96,7 @@ KERNEL = (
         cause="memory-limit-child",
         needs=(m.chose_child, m.own_limit_child),
         forbids=(s.any_user_signal, d.leaving),
+        proof=(m.because_of_it,),
         supports=(a.left, m.counted, m.engine_oom),
         should_watch=("trace",),
         path=path("memory-limit-child", "child-killed", "main-exited"),
@@ -104,6 +107,7 @@ KERNEL = (
         cause="parent-cgroup-oom",
         needs=(m.chose_child, m.parent_limit_child),
         forbids=(s.any_user_signal, d.leaving),
+        proof=(m.because_of_it,),
         supports=(a.left, m.counted, m.engine_oom),
         should_watch=("trace",),
         path=path("parent-cgroup-oom", "child-killed", "main-exited"),
@@ -114,6 +118,7 @@ KERNEL = (
         cause="vm-oom",
         needs=(m.chose_child, m.machine_limit_child),
         forbids=(s.any_user_signal, d.leaving),
+        proof=(m.because_of_it,),
         supports=(a.left, m.counted, m.engine_oom, w.pressed),
         should_watch=("trace",),
         path=path("vm-oom", "child-killed", "main-exited"),
@@ -162,7 +167,7 @@ KERNEL = (
     Rule(
         cause="cpu-rlimit",
         needs=(a.timer_kill, a.cpu_limit),
-        forbids=(m.chose_main,),
+        forbids=(m.chose_main, m.any_sign),
         supports=(s.raw_status, a.left),
         path=ended("cpu-rlimit"),
         sender=kernel(SenderKind.KERNEL),
@@ -345,6 +350,15 @@ TRIGGERS = (
         otherwise="a sender inside the container",
     ),
     Rule(
+        cause="other-container-kill",
+        needs=(a.child_killed_by_other,),
+        forbids=_QUIET,
+        supports=(a.left, d.engine_die),
+        path=path("other-container-kill", "child-killed", "main-exited"),
+        sender=a.child_sender,
+        otherwise="a sender inside the container, or in none",
+    ),
+    Rule(
         cause="child-crash",
         needs=(a.child_crashed, a.left_with_error),
         forbids=_QUIET,
@@ -356,23 +370,25 @@ TRIGGERS = (
         cause="pids-limit",
         needs=(a.left_with_error, w.fork_refused),
         forbids=_QUIET,
+        proof=(words.said_no_fork,),
         supports=(a.engine_agrees,),
         should_watch=("trace",),
         path=path("pids-limit", "main-exited"),
-        otherwise="no refused fork in the second before",
+        otherwise="no refused fork just before",
     ),
     Rule(
         cause="tmpfs-full",
         needs=(a.left_with_error, w.tmpfs_full),
         forbids=(*_QUIET, w.disk_full),
-        supports=(w.said_no_space, a.engine_agrees),
+        proof=(words.said_no_space,),
+        supports=(a.engine_agrees,),
         should_watch=("trace",),
         path=path("tmpfs-full", "main-exited"),
         otherwise="room on its tmpfs mounts, or none on the machine's disks",
     ),
     Rule(
         cause="nproc-rlimit",
-        needs=(a.left_with_error, w.fork_complaint),
+        needs=(a.left_with_error, r.few_processes),
         forbids=(*_QUIET, w.fork_refused),
         supports=(a.engine_agrees,),
         must_watch=("trace", "cgroup"),
@@ -381,36 +397,48 @@ TRIGGERS = (
         otherwise="a fork that the pids controller refused",
     ),
     Rule(
+        cause="nofile-rlimit",
+        needs=(a.left_with_error, r.few_files),
+        forbids=_QUIET,
+        supports=(a.engine_agrees,),
+        must_watch=("trace",),
+        most=LIKELY,
+        path=path("nofile-rlimit", "main-exited"),
+        otherwise="a log with other last words",
+    ),
+    Rule(
+        cause="fsize-rlimit",
+        needs=(r.ended_by_it, r.file_too_large),
+        forbids=_QUIET,
+        proof=(words.said_too_large, r.killed_by_it),
+        supports=(a.engine_agrees,),
+        path=ended("fsize-rlimit"),
+        sender=kernel(SenderKind.KERNEL),
+        otherwise="no SIGXFSZ before it left",
+    ),
+    Rule(
         cause="disk-full",
         needs=(a.left_with_error, w.disk_full),
         forbids=_QUIET,
-        supports=(w.said_no_space, a.engine_agrees),
+        proof=(words.said_no_space,),
+        supports=(a.engine_agrees,),
         should_watch=("trace",),
         path=path("disk-full", "main-exited"),
         otherwise="room on the engine's file systems",
     ),
     Rule(
         cause="mount-readonly",
-        needs=(a.left_with_error, w.became_read_only, w.said_read_only),
-        forbids=_QUIET,
-        supports=(a.engine_agrees,),
-        should_watch=("trace",),
-        path=path("mount-readonly", "main-exited"),
-        otherwise="a mount table that did not change",
-    ),
-    Rule(
-        cause="mount-readonly",
         needs=(a.left_with_error, w.became_read_only),
         forbids=_QUIET,
+        proof=(words.said_read_only,),
         supports=(a.engine_agrees,),
         should_watch=("trace",),
-        most=LIKELY,  # unless its own last words say so: the rule above
         path=path("mount-readonly", "main-exited"),
         otherwise="a mount table that did not change",
     ),
     Rule(
         cause="mount-readonly",
-        needs=(a.left_with_error, w.own_mount_change, w.said_read_only),
+        needs=(a.left_with_error, w.own_mount_change, words.said_read_only),
         forbids=_QUIET,
         must_watch=("trace",),
         most=LIKELY,
@@ -421,6 +449,7 @@ TRIGGERS = (
         cause="mount-source-deleted",
         needs=(a.left_with_error, w.source_deleted),
         forbids=_QUIET,
+        proof=(words.said_missing,),
         supports=(a.engine_agrees,),
         should_watch=("trace",),
         path=path("mount-source-deleted", "main-exited"),
@@ -430,6 +459,7 @@ TRIGGERS = (
         cause="mount-lost",
         needs=(a.left_with_error, w.lost_mount),
         forbids=(*_QUIET, w.became_read_only),
+        proof=(words.said_missing,),
         supports=(a.engine_agrees,),
         should_watch=("trace",),
         path=path("mount-lost", "main-exited"),
@@ -437,7 +467,7 @@ TRIGGERS = (
     ),
     Rule(
         cause="network-lost",
-        needs=(a.left_with_error, w.lost_interface),
+        needs=(a.left_with_error, w.cut_off),
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
@@ -447,7 +477,7 @@ TRIGGERS = (
     ),
     Rule(
         cause="io-error",
-        needs=(a.left_with_error, w.storage_error),
+        needs=(a.left_with_error, w.storage_failed),
         forbids=_QUIET,
         supports=(a.engine_agrees,),
         should_watch=("trace",),
@@ -485,9 +515,9 @@ BY_ITSELF = (
     ),
     Rule(
         cause="main-exit-zero",
-        needs=(a.left_with_zero, u.began),
+        needs=(a.left_with_zero, a.engine_agrees, u.began),
         forbids=(*_QUIET, a.any_child_killed, a.child_told, u.any_trigger, u.shim_gone_early),
-        supports=(a.engine_agrees, s.end_seen),
+        supports=(s.end_seen,),
         must_watch=("trace", "docker"),
         should_watch=("kernel",),
         path=path("main-exit-zero", "main-exited"),
@@ -495,7 +525,7 @@ BY_ITSELF = (
     ),
     Rule(
         cause="main-exit-error",
-        needs=(a.left_with_error, u.began, w.room),
+        needs=(a.left_with_error, a.engine_agrees, u.began, w.room),
         forbids=(
             *_QUIET,
             a.any_child_killed,
@@ -503,12 +533,13 @@ BY_ITSELF = (
             a.child_told,
             u.any_trigger,
             u.shim_gone_early,
-            w.complains,
+            words.complains,
+            w.unwatched_volume,
+            r.tight,
         ),
-        supports=(a.engine_agrees, s.end_seen),
+        supports=(s.end_seen,),
         must_watch=("trace", "docker", "kernel", "mounts", "cgroup"),
-        # That it left by itself is seen; that nothing made it leave is not: a full volume or a
-        # resource limit may leave no word anywhere.
+        # That it left by itself is seen; that nothing made it leave is not.
         most=LIKELY,
         path=path("main-exit-error", "main-exited"),
         otherwise="a signal, an OOM victim, a refused fork, a full disk or a changed mount in the seconds before",

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 RUNTIMES = frozenset({"runc", "crun", "youki", "runsc", "kata-runtime"})
 ENDING = frozenset({1, 2, 3, 15})
 """Signals that mean "leave" to a program that handles them."""
-USER = frozenset({10, 12})
+_RAISED = frozenset({4, 5, 6, 7, 8, 9, 11, 24, 25, 31})
+"""What the kernel raises for a fault, a limit or an OOM: other rules look at those."""
+
+_OF_A_TERMINAL = frozenset({1, 2, 3})
+_HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
+"""A child that ended, job control, a window's size: programs get these all the time."""
 OBEY = 12_000_000_000
 """The engine on its way down gives ten seconds; who leaves later leaves for another reason."""
 GOOD_MANNERS = 3_000_000_000
@@ -37,6 +42,8 @@ status (128 + n, or 0 as the well-behaved do): programs outlive signals they han
 
 def place(case: Case, signal: Seen[Signal]) -> str | None:
     """same-container | other-container | engine | host, or None when nobody saw the sender."""
+    if not signal.what.sent:
+        return None
     seen = case.sender_of(signal)
     if seen is not None:
         return seen.what.place
@@ -67,7 +74,7 @@ def obeyed(case: Case) -> Seen[Signal] | None:
     if case.left_with is None and case.death.exit_code is None:
         return None
     for s in reversed(case.to_main):
-        if s.what.code == SI_KERNEL or s.what.result != DELIVERED or s.at > case.at + KERNEL:
+        if not s.what.sent or s.what.result != DELIVERED or s.at > case.at + KERNEL:
             continue
         if case.at - s.at <= _patience(case, s):
             return s
@@ -87,7 +94,8 @@ def _patience(case: Case, signal: Seen[Signal]) -> int:
         if case.death.exit_code == 128 + sig:
             return OBEY
         return GOOD_MANNERS if case.death.exit_code == 0 else AT_ONCE
-    return AT_ONCE if sig in USER | {1} else -1
+    # Any other may mean anything to a program that handles it: only an end at once is one.
+    return -1 if sig in _HARMLESS or sig in _RAISED else AT_ONCE // 3
 
 
 def by_runtime(case: Case, signal: Seen[Signal]) -> bool:
@@ -97,11 +105,16 @@ def by_runtime(case: Case, signal: Seen[Signal]) -> bool:
 
 
 def loosely(case: Case) -> bool:
-    """Is it only by its good manners (status 0, seconds later) that it obeyed a signal?"""
+    """Did it obey a signal only in that it left soon, which it may have done anyway?
+
+    Some seconds after a signal to end, with status 0; or at once, after one that may mean anything.
+    """
     signal = obeyed(case) if case.blow is None else None
-    if signal is None or case.at - signal.at <= AT_ONCE or by_runtime(case, signal):
+    if signal is None or case.death.exit_code == 128 + signal.what.sig:
         return False
-    return case.death.exit_code != 128 + signal.what.sig
+    if signal.what.sig in ENDING - {1}:
+        return case.at - signal.at > AT_ONCE and not by_runtime(case, signal)
+    return not (by_runtime(case, signal) and case.foreign("stop", "restart"))
 
 
 def deciding(case: Case) -> Seen[Signal] | None:
@@ -111,7 +124,7 @@ def deciding(case: Case) -> Seen[Signal] | None:
 
 def _by(case: Case, *places: str | None) -> Clues:
     signal = deciding(case)
-    if signal is None or signal.what.code == SI_KERNEL or signal.what.code > 0:
+    if signal is None or not signal.what.sent:
         return ()
     if place(case, signal) not in places:
         return ()
@@ -182,7 +195,7 @@ def by_inside(case: Case) -> Clues:
 def from_outside_unseen(case: Case) -> Clues:
     """SIGKILL reached the container's init, which nothing inside it can do"""
     signal = case.blow
-    if signal is None or signal.what.code == SI_KERNEL or not outside(case, signal):
+    if signal is None or not signal.what.sent or not outside(case, signal):
         return ()
     if place(case, signal) is not None or signal.what.sender_name in RUNTIMES:
         return ()
@@ -200,11 +213,23 @@ def in_kernel_group(case: Case) -> Clues:
 def any_user_signal(case: Case) -> Clues:
     """somebody sent it a signal it could obey"""
     signal = deciding(case)
-    if signal is None or signal.what.code == SI_KERNEL or signal.what.code > 0:
+    if signal is None or not signal.what.sent:
         return ()
     if case.main is not None and signal.what.sender == case.main.pid:
         return ()
     return (Clue(signal.n, "trace", _says(signal)),)
+
+
+def _strange(signal: Signal) -> bool:
+    """Is one that no process sent still not the program's own? A terminal hung up, or a forged code."""
+    return signal.sig in _OF_A_TERMINAL if signal.code == SI_KERNEL else signal.code < 0
+
+
+def _remembered(sig: int) -> int:
+    """How long before an end a signal of this number may have been its reason, ns."""
+    if sig in ENDING | {9}:
+        return 3 * OBEY
+    return AT_ONCE // 3 if sig in _HARMLESS else 3 * AT_ONCE // 2
 
 
 def earlier_signal(case: Case) -> Clues:
@@ -215,11 +240,9 @@ def earlier_signal(case: Case) -> Clues:
     traced = tuple(
         Clue(s.n, "trace", _says(s))
         for s in case.to_main
-        if s.what.code in (0, -1, -6)
-        and s.what.result == DELIVERED
-        and s.what.sig in ENDING | {9}
-        and s.what.sender != main.pid
-        and case.at - s.at <= 3 * OBEY
+        if s.what.result == DELIVERED
+        and (s.what.sender != main.pid if s.what.sent else _strange(s.what))
+        and -KERNEL <= case.at - s.at <= _remembered(s.what.sig)
     )
     # Of a signal whose trace line was lost its sender may still have been seen; whether it
     # was delivered is then not known.
@@ -228,10 +251,9 @@ def earlier_signal(case: Case) -> Clues:
         Clue(s.n, "sender", f"process {s.what.pid} sent it signal {s.what.signal}")
         for s in case.history.senders
         if s.what.to == main.pid
-        and s.what.signal in ENDING | {9}
         and s.what.pid != main.pid
         and (s.what.signal, s.what.pid) not in lines
-        and case.at - 3 * OBEY <= s.at <= case.at + KERNEL
+        and -KERNEL <= case.at - s.at <= _remembered(s.what.signal)
     )
 
 
@@ -267,8 +289,10 @@ def sender(case: Case) -> Sender | None:
     if signal is None:
         return None
     pid, name = signal.what.sender, signal.what.sender_name
-    if signal.what.code == SI_KERNEL or signal.what.code > 0:
+    if signal.what.code > 0:
         return Sender(SenderKind.KERNEL)
+    if not signal.what.sent:
+        return None
     where = place(case, signal)
     kind = {
         "same-container": SenderKind.INSIDE,

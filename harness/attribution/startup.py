@@ -180,7 +180,7 @@ def others_signal(case: Case) -> Clues:
     return tuple(
         Clue(s.n, "trace", f"process {s.what.sender} sent it signal {s.what.sig}")
         for s in case.to_main
-        if s.what.code <= 0
+        if s.what.sent
         and s.what.result == DELIVERED
         and case.main is not None
         and s.what.sender != case.main.pid
@@ -206,7 +206,7 @@ def not_by_engine(case: Case) -> Clues:
 def by_oom_daemon(case: Case) -> Clues:
     """its sender calls itself a userspace OOM daemon"""
     signal = deciding(case)
-    if signal is None or signal.what.code > 0 or signal.what.sender_name not in OOM_DAEMONS:
+    if signal is None or not signal.what.sent or signal.what.sender_name not in OOM_DAEMONS:
         return ()
     return (Clue(signal.n, "trace", f"its sender calls itself {signal.what.sender_name}"),)
 
@@ -253,7 +253,7 @@ def victim_of_unknown_rank(case: Case) -> Clues:
         and container_of(s.what.victim_cgroup) == case.container
         and s.what.limit_cgroup is not None
         and container_of(s.what.limit_cgroup) == case.container
-        and -(10**9) <= case.at - s.at <= 10**9
+        and abs(case.at - s.at) <= oom.UNRELATED
     )
 
 

@@ -7,10 +7,18 @@ saying too much. What happens after the end is its consequence and is not looked
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness.attribution.around import SHORTLY
+from harness.attribution.around import AT_ONCE, SHORTLY
+from harness.attribution.lastwords import (
+    complains,
+    said_missing,
+    said_no_fork,
+    said_no_space,
+    said_read_only,
+)
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import ENGINE
 from harness.history.model import Seen
@@ -26,12 +34,22 @@ if TYPE_CHECKING:
     from harness.events import MountChange
     from harness.parse.mountinfo import Mount
 
+def _reason(case: Case, found: Clues, said: Clues = ()) -> Clues:
+    """Of what came before its end, what can be its reason: it left at once, or says so.
+
+    A second between the two may be a coincidence, and nothing but its own words tells.
+    """
+    return found if said else tuple(c for c in found if case.when[c.n] >= case.at - AT_ONCE)
+
+
 # --- limits ------------------------------------------------------------------------
 
 
 def fork_refused(case: Case) -> Clues:
     """its pids limit refused a fork just before"""
-    return any_fork_refused(case) if _own_pids_limit(case) else ()
+    if not _own_pids_limit(case):
+        return ()
+    return _reason(case, any_fork_refused(case), said_no_fork(case))
 
 
 def _own_pids_limit(case: Case) -> bool:
@@ -149,21 +167,33 @@ def room(case: Case) -> Clues:
     return (Clue((after or before[-1:])[0][1], "machine", "the machine's disks had room"),)
 
 
-def said_no_space(case: Case) -> Clues:
-    """its log says that no space is left"""
-    return _log_says(case, "no space left on device")
+_NO_ROOM_OF_ITS_OWN = frozenset(
+    {"overlay", "tmpfs", "ramfs", "proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2",
+     "securityfs", "debugfs", "tracefs", "bpf", "hugetlbfs", "fusectl", "nsfs", "pstore"}
+)  # fmt: skip
+_OF_THE_ENGINE = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"})
 
 
-def said_read_only(case: Case) -> Clues:
-    """its log says that a file system is read-only"""
-    return _log_says(case, "read-only file system")
-
-
-def _log_says(case: Case, words: str) -> Clues:
+def unwatched_volume(case: Case) -> Clues:
+    """it can write to a file system of which nobody knows how full it was"""
+    mounted = _mounted(case)
+    # The engine's own files lie below its data, whose disk is watched.
+    known = {m.device for m in mounted if m.point in _OF_THE_ENGINE}
+    for s in case.history.machine:
+        for disk in s.what.disks.values():
+            if (device := disk.get("device")) is not None:
+                known.add(f"{os.major(device)}:{os.minor(device)}")
+    strange = {
+        m.point
+        for m in mounted
+        if m.fstype not in _NO_ROOM_OF_ITS_OWN and not m.read_only and m.device not in known
+    }
     return tuple(
-        Clue(s.n, "logs", f"its log says: {words}")
-        for s in case.history.logs
-        if s.what.container == case.container and words in s.what.text[-4000:].lower()
+        Clue(s.n, "mounts", f"nobody knows how full the file system at {m.point} was")
+        for s in case.history.mounts
+        if s.what.container == case.container
+        for line in s.what.added
+        if (m := parse_mount(line)) is not None and m.point in strange
     )[:1]
 
 
@@ -216,7 +246,12 @@ def tmpfs_full(case: Case) -> Clues:
         return ()
     early = [s for s in used if s.at <= case.at - RECENT][-1:]
     lately = [s.what for s in used if s.at > case.at - RECENT]
-    least = min([s.what for s in early] + lately, default=0) if early else 0
+    if early:
+        least = min([s.what for s in early] + lately)
+    elif case.begin > case.at - RECENT:
+        least = 0  # it began with nothing
+    else:
+        return ()
     return (clue,) if (used[-1].what - least) * 2 >= size else ()
 
 
@@ -259,22 +294,24 @@ def mounts_changed(case: Case) -> Clues:
 
 def became_read_only(case: Case) -> Clues:
     """one of its mounts had just become read-only"""
-    return tuple(
+    found = tuple(
         Clue(s.n, "mounts", f"its mount {new.point} became read-only")
         for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for new in come
         if new.read_only and any(old.point == new.point and not old.read_only for old in gone)
     )
+    return _reason(case, found, said_read_only(case))
 
 
 def lost_mount(case: Case) -> Clues:
     """one of its mounts had just been taken away"""
-    return tuple(
+    found = tuple(
         Clue(s.n, "mounts", f"its mount {old.point} was taken away")
         for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for old in gone
         if not any(new.point == old.point for new in come)
     )
+    return _reason(case, found, said_missing(case))
 
 
 def own_mount_change(case: Case) -> Clues:
@@ -292,12 +329,13 @@ def own_mount_change(case: Case) -> Clues:
 
 def source_deleted(case: Case) -> Clues:
     """the source of one of its mounts had just been deleted"""
-    return tuple(
+    found = tuple(
         Clue(s.n, "mounts", f"the source of its mount {new.point} was deleted")
         for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for new in come
         if new.deleted and any(old.point == new.point and not old.deleted for old in gone)
     )
+    return _reason(case, found, said_missing(case))
 
 
 def lost_interface(case: Case) -> Clues:
@@ -320,6 +358,11 @@ def lost_interface(case: Case) -> Clues:
         and case.own_call(s.at) is None
     )
     return gone + _lost_link(case) + told
+
+
+def cut_off(case: Case) -> Clues:
+    """it had lost a network interface, and left at once"""
+    return _reason(case, lost_interface(case))
 
 
 def _lost_link(case: Case) -> Clues:
@@ -366,6 +409,11 @@ def _link(seen: Seen[Any], what: LinkState) -> Seen[LinkState]:
     return Seen(seen.at, seen.error, seen.n, seen.source, what)
 
 
+def storage_failed(case: Case) -> Clues:
+    """the storage under one of its mounts reported an error, and it left at once or says so"""
+    return _reason(case, storage_error(case), complains(case))
+
+
 def storage_error(case: Case) -> Clues:
     """the storage under one of its mounts reported an error just before"""
     # /etc/hosts and its like are mounted from the engine's own file system: its device is
@@ -378,42 +426,6 @@ def storage_error(case: Case) -> Clues:
         and any(d == s.what.device or d.startswith(s.what.device) for d in under)
         and case.at - 2 * SHORTLY <= s.at <= case.at
     )
-
-
-_COMPLAINTS = (
-    "no space left on device",
-    "read-only file system",
-    "input/output error",
-    "cannot allocate memory",
-    "out of memory",
-    "too many open files",
-    "resource temporarily unavailable",
-    "stale file handle",
-    "transport endpoint",
-    "disk quota exceeded",
-    "file too large",
-)
-
-
-def complains(case: Case) -> Clues:
-    """its last words name a shortage that no source shows"""
-    for s in case.history.logs:
-        if s.what.container == case.container:
-            last = " ".join(s.what.text.strip().splitlines()[-3:]).lower()
-            for words in _COMPLAINTS:
-                if words in last:
-                    return (Clue(s.n, "logs", f"its last words are: {words}"),)
-    return ()
-
-
-def fork_complaint(case: Case) -> Clues:
-    """its last words are of a fork that was refused, and its user may have few processes"""
-    limits = case.ref.limits.get("Ulimits") if case.ref is not None else None
-    if not isinstance(limits, list) or not any(
-        isinstance(u, dict) and u.get("Name") == "nproc" for u in limits
-    ):
-        return ()
-    return tuple(c for c in complains(case) if "temporarily unavailable" in c.words)
 
 
 def pressed(case: Case) -> Clues:

@@ -60,6 +60,8 @@ class Rule:
             gap of theirs around the end, or their absence, stops the rule.
         should_watch: The same, but it only lowers the certainty.
         most: The most this rule can ever say.
+        proof: One of these must be found for more than `likely`: what shows that what came
+            before the end was its reason, where the order of things alone does not.
         path: Root cause first, mechanism last.
         sender: Who sent the deadly signal, where one did.
         otherwise: What would have been seen, had it been something else.
@@ -71,6 +73,7 @@ class Rule:
     supports: tuple[Look, ...] = ()
     must_watch: tuple[str, ...] = ()
     should_watch: tuple[str, ...] = ()
+    proof: tuple[Look, ...] = ()
     most: Certainty = Certainty.CERTAIN
     path: Callable[[Case], tuple[str, ...]]
     sender: Callable[[Case], Sender | None] | None = None
@@ -122,7 +125,7 @@ def hold(rule: Rule, case: Case) -> Held:
                 break
     if missing is not None:
         return Held(rule, tuple(clues), missing, Certainty.UNKNOWN, met)
-    for support in rule.supports:
+    for support in (*rule.proof, *rule.supports):
         clues.extend(case.find(support))
     return Held(rule, _once(clues), None, _certainty(rule, case, clues), met)
 
@@ -132,7 +135,8 @@ def _certainty(rule: Rule, case: Case, clues: list[Clue]) -> Certainty:
     if (
         rule.most is Certainty.CERTAIN
         and len(channels) >= 2
-        and (all(case.watched(source) for source in rule.should_watch))
+        and all(case.watched(source) for source in rule.should_watch)
+        and (not rule.proof or any(case.find(proof) for proof in rule.proof))
     ):
         return Certainty.CERTAIN
     return Certainty.LIKELY

@@ -50,6 +50,7 @@ _ALL = (
     Cause("cpu-throttled", _C, "its CPU quota left it almost no time to run", of="exec"),
     Cause("cpu-rlimit", _C, "a process used up its RLIMIT_CPU"),
     Cause("nofile-rlimit", _C, "RLIMIT_NOFILE left it too few file descriptors", of="both"),
+    Cause("fsize-rlimit", _C, "RLIMIT_FSIZE let one of its files grow no further"),
     Cause("nproc-rlimit", _C, "RLIMIT_NPROC of its user refused a fork", of="both"),
     Cause("tmpfs-full", _C, "a tmpfs of its own (or /dev/shm) ran full", of="both"),
     # --- the daemons ------------------------------------------------------------------

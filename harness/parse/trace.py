@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 
 SI_KERNEL = 128
+SI_TKILL = -6
+_SENT = frozenset({0, -1, SI_TKILL})
 """`code` of a signal the kernel itself raised."""
 
 DELIVERED, IGNORED, PENDING = 0, 1, 2
@@ -36,6 +38,15 @@ class Signal:
     name: str
     group: bool
     result: int
+
+    @property
+    def sent(self) -> bool:
+        """Did the running task send it (kill, sigqueue, tgkill)?
+
+        A fault, the kernel itself, a timer or a finished request raise signals in
+        whatever task happens to run.
+        """
+        return self.code in _SENT
 
 
 @dataclass(frozen=True, slots=True)

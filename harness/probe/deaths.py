@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 # All that can end a process by default, without the ones that timers and runtimes send
 # by the thousand (ALRM, VTALRM, PROF, URG) and without CHLD. 19 and 18 freeze and thaw.
-SIGNALS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 18, 19, 24, 25, 31)
+SIGNALS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 24, 25, 28, 29, 30, 31)
+# From 34 on they are the programs' own (the C library keeps 32 and 33 for its threads).
+REAL_TIME = 34
 SI_KERNEL = 128
 SIGKILL = 9
 FILTER_ROOM = 4000  # a filter is one write of less than a page
@@ -85,7 +87,7 @@ class Deaths:
         if root is None:
             return
         self.instance = tracefs.Instance(root, name, 1024)
-        wanted = "||".join("sig==%d" % number for number in SIGNALS)
+        wanted = "||".join(["sig==%d" % number for number in SIGNALS] + ["sig>=%d" % REAL_TIME])
         on = {
             "signal_generate": self.instance.enable("signal/signal_generate", wanted),
             "mark_victim": self.instance.enable("oom/mark_victim"),

@@ -69,6 +69,7 @@ class Machine:
         for place in ["/", *self.roots]:
             try:
                 seen = os.statvfs(place)
+                device = os.stat(place).st_dev
             except OSError:
                 continue
             found[place] = {
@@ -76,6 +77,7 @@ class Machine:
                 "free": seen.f_bavail * seen.f_frsize,
                 "inodes": seen.f_files,
                 "inodes_free": seen.f_favail,
+                "device": device,
             }
         return asked, found
 

@@ -1,0 +1,103 @@
+"""Clues of a container's last words: the end of its log.
+
+Rule: what a container prints is its own story, and old stories stand in a log as well as
+new ones. Its last lines show that something which was seen elsewhere was its reason, or
+keep others from saying too much; alone they decide nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.attribution.table import Clue, Clues
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.attribution.case import Case
+
+LAST = 8
+"""How many lines are the last: a complaint, and what a runtime prints behind it."""
+
+_NO_SPACE = ("no space left on device", "disk quota exceeded")
+_READ_ONLY = ("read-only file system",)
+_NO_FORK = (
+    "resource temporarily unavailable",
+    "can't fork",
+    "cannot fork",
+    "fork: retry",
+    "pthread_create",
+    "unable to create native thread",
+    "unable to create new native thread",
+    "can't start new thread",
+    "failed to create new os thread",
+)
+_MISSING = (
+    "no such file or directory",
+    "nonexistent directory",
+    "not found",
+    "can't open",
+    "stale file handle",
+    "transport endpoint",
+    "getcwd",
+)
+_NO_FILES = ("too many open files", "no file descriptors available")
+_TOO_LARGE = ("file too large", "file size limit exceeded")
+
+_SHORTAGES = (
+    *_NO_SPACE,
+    *_READ_ONLY,
+    *_NO_FORK,
+    *_NO_FILES,
+    *_TOO_LARGE,
+    "input/output error",
+    "cannot allocate memory",
+    "out of memory",
+    "stale file handle",
+    "transport endpoint",
+)
+
+
+def _says(case: Case, phrases: Sequence[str], words: str, lines: int = LAST) -> Clues:
+    for s in case.history.logs:
+        if s.what.container == case.container:
+            last = " ".join(s.what.text[-4000:].strip().splitlines()[-lines:]).lower()
+            for phrase in phrases:
+                if phrase in last:
+                    return (Clue(s.n, "logs", f"{words}: {phrase}"),)
+    return ()
+
+
+def said_no_space(case: Case) -> Clues:
+    """its log ends with words of no space left"""
+    return _says(case, _NO_SPACE, "its log says")
+
+
+def said_read_only(case: Case) -> Clues:
+    """its log ends with words of a read-only file system"""
+    return _says(case, _READ_ONLY, "its log says")
+
+
+def said_no_fork(case: Case) -> Clues:
+    """its log ends with words of a process or thread that it could not make"""
+    return _says(case, _NO_FORK, "its log says")
+
+
+def said_missing(case: Case) -> Clues:
+    """its log ends with words of a file that is not there"""
+    return _says(case, _MISSING, "its log says")
+
+
+def said_no_files(case: Case) -> Clues:
+    """its log ends with words of too many open files"""
+    return _says(case, _NO_FILES, "its log says")
+
+
+def said_too_large(case: Case) -> Clues:
+    """its log ends with words of a file that is too large"""
+    return _says(case, _TOO_LARGE, "its log says")
+
+
+def complains(case: Case) -> Clues:
+    """its last words name a shortage that no source shows"""
+    return _says(case, _SHORTAGES, "its last words are", lines=3)
