@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from harness.attribution import execs
 from harness.attribution.case import Case
 from harness.attribution.channel import lost_channel
+from harness.attribution.leaving import TRIGGERS
 from harness.attribution.outcome import alive_at_end, why_unobserved
 from harness.attribution.race import refused_in_planned_stop
-from harness.attribution.rules import REQUESTS, RULES, SENDERS, TRIGGERS
+from harness.attribution.rules import REQUESTS, RULES, SENDERS
 from harness.attribution.senders import loosely
 from harness.attribution.sentence import sentence
 from harness.attribution.table import Held, hold
