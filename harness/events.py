@@ -369,7 +369,7 @@ class DockerEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syscall(Event):
-    """One line of a system call tracer. tracer: strace | trace; of: pre-task | exec | daemons."""
+    """One line of a system call tracer. tracer: strace | trace; of: daemons, or an exec's label."""
 
     kind: ClassVar[str] = "syscall"
     tracer: str

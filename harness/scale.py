@@ -339,6 +339,7 @@ class _Worker:
             writer=self.campaign.writer(spec.trial),
             clock=self.world.clock,
             images=stay.images,
+            full=self.options.monitors == "full",
             usage=self._usage_due(),
             keep_dead=self.options.keep_dead,
         )

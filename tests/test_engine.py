@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from harness import engine
 from harness.engine import Trouble
+from harness.engine.aimed import KEPT, Kept
 from harness.engine.answers import Answer, ask, failure_of
-from harness.engine.execs import KEPT, Frames, _Kept
+from harness.engine.command import failure_in
+from harness.engine.execs import Frames
 from harness.errors import EnvironmentInvalid
 
 
@@ -41,7 +43,7 @@ def test_frames_do_not_depend_on_how_they_were_cut(pieces, cuts):
 @given(st.lists(st.binary(max_size=40000), max_size=12))
 def test_kept_output_has_its_head_and_its_tail(chunks):
     """However much is said, the first and the last bytes are there and the rest is counted."""
-    kept, whole = _Kept(), b"".join(chunks)
+    kept, whole = Kept(), b"".join(chunks)
     for chunk in chunks:
         kept.add(chunk)
     found = kept.bytes()
@@ -135,3 +137,27 @@ def test_nobody_at_the_socket(tmp_path):
         engine.connect(f"unix://{tmp_path}/none.sock", deadline=5)
     assert "none.sock" in error.value.what
     assert "No such file" in error.value.why
+
+
+# --- the docker program ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "trouble"),
+    [
+        (1, b"", b"Error response from daemon: Container 5f is paused, unpause it", "refused"),
+        (1, b"", b"Error response from daemon: No such container: web\n", "refused"),
+        (1, b"", b"Cannot connect to the Docker daemon at unix:///x. Is it running?", "absent"),
+        (1, b"", b"error during connect: Post http://d/exec: EOF", "absent"),
+        (-9, b"", b"", "other"),
+        (1, b"out", b"Error response from daemon: no", None),
+        (1, b"", b"grep: x: No such file or directory", None),
+        (126, b"OCI runtime exec failed: exec failed: unknown", b"", None),
+        (0, b"", b"Error response from daemon: no", None),
+        (1, b"", b"", None),
+    ],
+)
+def test_the_docker_programs_own_words_are_told_from_the_execs(code, out, err, trouble):
+    """Only a status 1 with nothing but its own words is the program's."""
+    found = failure_in(code, out, err)
+    assert (found and found.trouble.value) == trouble

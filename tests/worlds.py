@@ -146,6 +146,7 @@ class Real:
     def prepare(self, made, **options):
         """The same, not run yet."""
         written = Written()
+        written.directory = options.pop("directory", written.directory)
         trial = Trial(
             trial_spec(made), machine=self.machine, engine=self.engine, link=self.link,
             writer=written, **options,

@@ -8,8 +8,20 @@ its deadline; its late answer is dropped. The SDK is imported on first use only.
 
 from __future__ import annotations
 
+from harness.engine.aimed import Aimed, ExecAnswer
 from harness.engine.answers import Answer, Failure, Trouble
 from harness.engine.client import Engine, connect
-from harness.engine.execs import ExecAnswer, PreparedExec
+from harness.engine.command import CommandExec
+from harness.engine.execs import PreparedExec
 
-__all__ = ["Answer", "Engine", "ExecAnswer", "Failure", "PreparedExec", "Trouble", "connect"]
+__all__ = [
+    "Aimed",
+    "Answer",
+    "CommandExec",
+    "Engine",
+    "ExecAnswer",
+    "Failure",
+    "PreparedExec",
+    "Trouble",
+    "connect",
+]

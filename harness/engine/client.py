@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from harness import process
 from harness.engine.answers import Answer, ask
+from harness.engine.command import CommandExec
 from harness.engine.execs import ExecStream, PreparedExec
 from harness.errors import EnvironmentInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from harness.engine.aimed import Aimed
 
 T = TypeVar("T")
 
@@ -297,6 +301,13 @@ class Engine:
     def prepare_exec(self, container: str, argv: Sequence[str], **options: Any) -> PreparedExec:
         """An exec whose thread and connection are ready: only `go()` remains."""
         return PreparedExec(self, container, argv, **options)
+
+    def command_exec(self, container: str, argv: Sequence[str], **options: Any) -> Aimed | None:
+        """The same through the docker program; None where it is not here, or wants keys of its own."""
+        program = process.which("docker")
+        if program is None or self._tls:
+            return None
+        return CommandExec(program, self.docker_host, container, argv, **options)
 
     # --- networks -----------------------------------------------------------------
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness import events as e
 from harness import process
+from harness.runner import traced
 from harness.runner.stage import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.engine import ExecAnswer, PreparedExec
+    from harness.engine import Aimed, ExecAnswer
     from harness.model.experiment import Script
     from harness.runner.stage import Stage
 
@@ -42,7 +43,7 @@ class PreTask:
         self.answer: ExecAnswer | None = None
         self._host_asked: int | None = None
         self.stage = stage
-        self._exec: PreparedExec | None = None
+        self._exec: Aimed | None = None
         self._lock = threading.Lock()
 
     @property
@@ -104,19 +105,23 @@ def argv_of(script: Script, name: str) -> tuple[str, ...]:
     return (SHELL, "-c", script.text, name, *script.args)
 
 
-def prepare_exec(stage: Stage, script: Script, label: str) -> PreparedExec:
+def prepare_exec(stage: Stage, script: Script, label: str) -> Aimed:
     """Thread and connection of an exec in the subject, ready to go."""
-    return stage.engine.prepare_exec(
-        # By name, as people do it: while a recreate is under way the name is the old
-        # container's, nobody's, then the new one's.
-        stage.title(MAIN),
-        argv_of(script, label),
-        env=script.env,
-        workdir=script.workdir,
-        user=script.user or "",
-        deadline=script.timeout,
-        tell=tell_exec(stage, label),
-    )
+    # By name, as people do it: while a recreate is under way the name is the old
+    # container's, nobody's, then the new one's.
+    whom, argv = stage.title(MAIN), argv_of(script, label)
+    options: dict[str, Any] = {
+        "env": script.env,
+        "workdir": script.workdir,
+        "user": script.user or "",
+        "deadline": script.timeout,
+        "tell": tell_exec(stage, label),
+    }
+    if stage.full is not None:
+        made = traced.prepare(stage, stage.full, label, whom, argv, **options)
+        if made is not None:
+            return made
+    return stage.engine.prepare_exec(whom, argv, **options)
 
 
 def tell_exec(stage: Stage, label: str) -> Callable[[ExecAnswer], None]:

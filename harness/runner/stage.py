@@ -19,6 +19,7 @@ from harness.clock import Clock, RealClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from harness.engine import Answer, Engine
     from harness.machine import Machine
@@ -60,6 +61,7 @@ class Stage:
         shared: Directory made a shared mount for propagation → how many mounts it had before.
         known: Images that this engine was given already, for earlier trials too.
         abandoned: Set when the loop has left: a late step must make nothing new.
+        full: With `--monitors full`, the directory for what strace writes; else None.
         began: When the trial began, ns of the clock.
     """
 
@@ -79,6 +81,7 @@ class Stage:
     shared: dict[str, int] = field(default_factory=dict)
     known: dict[ImageSpec, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    full: Path | None = None
     abandoned: threading.Event = field(default_factory=threading.Event)
     began: int = field(init=False)
     _subjects: list[tuple[int, str]] = field(default_factory=list)

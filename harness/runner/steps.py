@@ -70,8 +70,9 @@ def setup(stage: Stage) -> None:
     status(stage, "after setup", stage.subject)
     if answer.failure is not None:
         # A script that takes too long is its author's; an engine that never began it is not.
-        engines = answer.http is None and answer.failed_at != "run"
-        raise StepFailed(f"setup: {answer.failure}", engine=engines or answer.failure.trouble is Trouble.ABSENT)
+        trouble, begun = answer.failure.trouble, answer.failed_at == "run"
+        engines = trouble is Trouble.ABSENT or (trouble is not Trouble.REFUSED and not begun)
+        raise StepFailed(f"setup: {answer.failure}", engine=engines)
     if answer.exit_code != 0:
         said = answer.output.strip().splitlines()
         raise StepFailed(

@@ -12,6 +12,7 @@ import contextlib
 import secrets
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import events as e
@@ -74,6 +75,7 @@ class Trial:
         writer: TrialWriter,
         clock: Clock | None = None,
         images: dict[ImageSpec, str] | None = None,
+        full: bool = False,
         usage: bool = False,
         keep_dead: bool = False,
     ) -> None:
@@ -100,6 +102,7 @@ class Trial:
             cgroup=str(machine.probe_site().config.get("cgroup", "/")),
             clock=self.clock,
             known={} if images is None else images,
+            full=Path(writer.directory) if full else None,
         )
         self.pre_task = PreTask(self.stage)
         self.diary = Diary(writer, self.observed, self.measured, self.pre_task)

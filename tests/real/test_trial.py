@@ -126,6 +126,40 @@ def test_a_probe_that_is_killed_is_a_gap_and_the_next_one_sees_the_death(pen):
     assert pen.left() == []
 
 
+def test_full_runs_execs_through_the_docker_program_under_strace(pen, tmp_path):
+    """Set-up and pre-task: their client's calls are in the history and whole in a file."""
+    script = {"run": "echo said; echo wrong >&2; exit 3"}
+    run = pen.trial(
+        experiment(container=BOX, setup={"run": "true"}, pre_task=script),
+        full=True, directory=tmp_path,
+    )  # fmt: skip
+    (answer,) = run.of(e.Exec, label="pre-task", edge="answer")
+    assert (answer.exit_code, answer.error) == (3, None)
+    assert (run.record.exec["exit_code"], run.trial.pre_task.answer.out) == (3, b"said\n")
+    assert {x.state for x in run.of(e.SourceState, name="strace")} == {"active"}
+    (asked,) = run.of(e.Exec, label="pre-task", edge="request")
+    for label in ("setup", "pre-task"):
+        told = run.of(e.Syscall, of=label)
+        assert any("execve(" in x.text and '"exec"' in x.text for x in told)
+        assert any("connect(" in x.text and "docker.sock" in x.text for x in told)
+        assert "exit_group" in (tmp_path / f"strace.{label}").read_text()
+    # On the trial's clock: between the request and the answer, within the wall clock's slew.
+    assert asked.t - 10**7 <= min(x.t for x in told) <= max(x.t for x in told) <= answer.t + 10**7
+
+
+def test_full_tells_a_refusal_of_the_docker_program_as_the_engines_own(pen, tmp_path):
+    """The verdict is the same as through the API: the container was gone before the exec."""
+    made = experiment(container=BOX, delay={"for": 1.0})
+    run = during(
+        pen, made, "delay", lambda run: os.kill(main_pid(pen, run), signal.SIGKILL),
+        full=True, directory=tmp_path,
+    )  # fmt: skip
+    (answer,) = run.of(e.Exec, label="pre-task", edge="answer")
+    assert answer.exit_code is None
+    assert answer.error.endswith("is not running")
+    assert judged(run).verdict.cause == "host-kill"
+
+
 def test_an_engine_that_is_killed_under_a_trial_is_judged():
     """SIGKILL for dockerd in the delay: the exec finds nobody, the trial is not discarded."""
     with pen_world() as pen:
