@@ -309,3 +309,22 @@ def test_an_exec_in_a_machine_that_stands_still():
     judged = judge(build(story.over(12_000, status="running").events))
     assert (judged.outcome, judged.verdict.cause) == (Outcome.EXEC_FAILED, "vm-suspended")
     assert C[:12] in judged.verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("blind", "outcome"), [(False, Outcome.INVALID), (True, Outcome.UNOBSERVED)]
+)
+def test_where_nobody_inside_could_be_asked_the_probe_tells(blind, outcome):
+    """It watched the daemons over a connection of its own, or nobody knows what happened."""
+    story = lost(Story().run())
+    if blind:
+        story = gone(story, 1100)
+    story = host(story, 1300, "unreachable", until=2500, why="our ssh connection was lost")
+    assert judge(build(story.over(9000, status="running").events)).outcome is outcome
+
+
+def test_an_engine_that_did_not_answer_inside_either_is_no_lost_way():
+    """Asked inside, it was dead: that is judged."""
+    story = host(lost(Story().run(), "Connection refused"), 1300, "engine", until=2500)
+    judged = judge(build(story.over(9000, status="running").events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.EXEC_FAILED, "dockerd-unreachable")

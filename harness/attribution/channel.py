@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.deaths import trial_end
+from harness.model.verdicts import Outcome
 
 if TYPE_CHECKING:
     from harness.events import HostState
@@ -19,14 +20,34 @@ NEAR = 1_000_000_000
 """The loss is noticed some fraction of a second after the request that it broke."""
 
 
-def lost_channel(history: History) -> str | None:
-    """Why the trial says nothing; None where no request of ours was lost to the way there."""
+def lost_channel(history: History) -> tuple[Outcome, str] | None:
+    """What the trial comes to, and why; None where no request of ours was lost to the way there.
+
+    Invalid where the engine inside was well. Where nobody could be asked, it was the way if
+    the probe, which has one of its own, watched the daemons all the while; else nobody knows
+    what happened: unobserved.
+    """
     for loss in history.host:
-        if loss.what.what == "channel" and not _daemon_went(history, loss):
-            request = _broken_by(history, loss)
-            if request is not None:
-                return f"{request} was not answered: {loss.what.why}"
+        if loss.what.what not in ("channel", "unreachable") or _daemon_went(history, loss):
+            continue
+        request = _broken_by(history, loss)
+        if request is None or (loss.what.what == "unreachable" and _machine_went(history, loss)):
+            continue
+        well = loss.what.what == "channel" or history.active("daemons", *_span(history, loss))
+        why = f"{request} was not answered: {loss.what.why}"
+        return (Outcome.INVALID if well else Outcome.UNOBSERVED), why
     return None
+
+
+def _machine_went(history: History, loss: Seen[HostState]) -> bool:
+    """It was the machine that went, or stood still: that is judged."""
+    begin, end = _span(history, loss)
+    return any(
+        s.what.what in ("killed", "shut-down", "still")
+        and s.at <= end
+        and (s.what.what != "still" or s.what.until is None or s.what.until >= begin)
+        for s in history.host
+    )
 
 
 def _span(history: History, loss: Seen[HostState]) -> tuple[int, int]:

@@ -53,7 +53,8 @@ def judge(history: History, *, aborted: str | None = None) -> Judgement:
     unplanned = [e for e in ends if not e.death.planned]
     lost = lost_channel(history)
     if lost is not None and not any(e.death.at_source in _KERNEL for e in unplanned):
-        return Judgement(Outcome.INVALID, why=lost)
+        outcome, why = lost
+        return Judgement(outcome, why=why)
     race = refused_in_planned_stop(history, ends)
     if unplanned and not (race is not None and race.ending.death.at <= unplanned[0].death.at):
         ending = unplanned[0]

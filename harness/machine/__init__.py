@@ -123,8 +123,8 @@ class HostSaid:
         until: Till when; None: it lasts, or it is an end.
         what: killed (it ended without an order) · shut-down (on somebody's order) · still
             (it is stopped, with all its clocks) · agentless (it runs, what looks after it does
-            not) · channel (our own connection to its engine was lost while the engine inside
-            answered) · unreachable (it was lost, and nobody inside answered).
+            not) · channel, engine, unreachable (our own connection to its engine was lost: while
+            the engine inside answered; while it did not; while nobody inside could be asked).
         why: The processes and lines that say so.
     """
 

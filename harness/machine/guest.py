@@ -27,6 +27,9 @@ _LOOK = 0.2
 """Seconds between two looks at the shared connection: a trial's delay may be shorter than the
 time in which a lost one would be noticed otherwise."""
 
+_INSIDE = 20.0
+"""Seconds for one question inside over a connection of its own: two when idle, ten under load."""
+
 # Asked inside where the way to the engine is lost: is it the way, or the engine?
 _PING = (
     "import socket;s=socket.socket(socket.AF_UNIX);s.settimeout(5);"
@@ -59,6 +62,8 @@ class Guest:
         self._closing = threading.Event()
         self._outages: list[HostSaid] = []
         self._loss: tuple[int, str] | None = None  # since when, and what the engine inside said
+        self._asked = threading.Event()  # nobody is being asked inside
+        self._asked.set()
 
     @property
     def socket(self) -> Path:
@@ -125,22 +130,29 @@ class Guest:
                     self._loss = None
             elif self._loss is None or clock.seconds_since(tried) > 1:
                 begin, inside = self._loss or (good, "")
+                self._asked.clear()
                 self._loss = (begin, inside)
                 self._spawn()
                 tried = clock.now()
                 self._loss = (begin, inside or self._asked_inside())
+                self._asked.set()
 
     def _asked_inside(self) -> str:
         """ "well", "dead", or "" where nobody inside can be asked."""
         line = " ".join(shlex.quote(a) for a in (*self._sudo, "python3", "-c", _PING))
-        said = process.run((*self._ssh("none", 5, 3), self.host, line), deadline=20)
+        said = process.run((*self._ssh("none", 5, 3), self.host, line), deadline=_INSIDE)
         if said.text.strip() == "True":
             return "well"
         # 255 is ssh's own word: then the guest was not reached.
         return "dead" if said.code not in (255, process.NOT_FOUND) and not said.timed_out else ""
 
     def outages(self, since: int) -> tuple[HostSaid, ...]:
-        """Losses of the shared connection that touch the time since then, oldest first."""
+        """Losses of the shared connection that touch the time since then, oldest first.
+
+        Waits for who is being asked inside just now: whether it was the way or the engine is
+        what makes a loss worth telling.
+        """
+        self._asked.wait(_INSIDE)
         lost = self._loss
         found = [*self._outages, *([] if lost is None else [_outage(*lost, None)])]
         return tuple(o for o in found if o.until is None or o.until >= since)
@@ -327,11 +339,14 @@ def answers(path: Path) -> bool:
             return False
 
 
+_LOST = {
+    "well": ("channel", "asked inside, the engine answered"),
+    "dead": ("engine", "asked inside, the engine did not answer"),
+    "": ("unreachable", "nobody inside could be asked"),
+}
+
+
 def _outage(begin: int, inside: str, end: int | None) -> HostSaid:
-    if inside == "well":
-        why = "our ssh connection to its engine was lost; asked inside, the engine answered"
-        return HostSaid(at=begin, until=end, what="channel", why=why)
-    why = "asked inside, its engine did not answer" if inside else "nobody inside could be asked"
-    return HostSaid(
-        at=begin, until=end, what="unreachable", why=f"our ssh connection was lost; {why}"
-    )
+    what, why = _LOST[inside]
+    why = f"our ssh connection to its engine was lost; {why}"
+    return HostSaid(at=begin, until=end, what=what, why=why)
