@@ -328,3 +328,12 @@ def test_an_engine_that_did_not_answer_inside_either_is_no_lost_way():
     story = host(lost(Story().run(), "Connection refused"), 1300, "engine", until=2500)
     judged = judge(build(story.over(9000, status="running").events))
     assert (judged.outcome, judged.verdict.cause) == (Outcome.EXEC_FAILED, "dockerd-unreachable")
+
+
+def test_a_machine_that_stands_still_for_good():
+    """It was watched alive until then, and nothing dies in a machine that stands still."""
+    story = Story().run().pre_task(1000, 9000, exit_code=None, http=None, timed_out=True)
+    story = host(gone(story, 4000), 4200, "still", why="process 7 was stopped by a signal")
+    story.harness(15_000, e.Phase, phase="clean", edge="begin")
+    judged = judge(build(story.events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.EXEC_FAILED, "vm-suspended")

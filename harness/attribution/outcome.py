@@ -36,7 +36,7 @@ def alive_at_end(history: History) -> bool:
         look = seen.what
         if look.container == subject and look.state is not None and last <= seen.at <= end:
             return look.state.status in ALIVE
-    return watched_alive(history, subject, end)
+    return watched_alive(history, subject, end) or stands_still(history, subject)
 
 
 def runs_last(history: History, container: str) -> object:
@@ -54,6 +54,20 @@ def watched_alive(history: History, container: str, end: int) -> bool:
     if not mains:
         return False
     return history.active("trace", mains[-1].begin, end)
+
+
+PULSE = 1_500_000_000
+"""The probe's last word comes at most a ping's distance before its machine stands still."""
+
+
+def stands_still(history: History, container: str) -> bool:
+    """Was it watched alive until its machine stood still? Nobody dies in a machine that does."""
+    return any(
+        s.what.what == "still"
+        and s.what.until is None
+        and watched_alive(history, container, s.at - PULSE)
+        for s in history.host
+    )
 
 
 def why_unobserved(history: History) -> str:

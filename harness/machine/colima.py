@@ -147,7 +147,8 @@ class Colima:
         self._guest.open(wait)
         self._settle(wait)
         self._compare(self.facts())
-        self._watch = Watch(self.instance)
+        # What serves the VM's ports outlives it and keeps connections to nobody open.
+        self._watch = Watch(self.instance, gone=self._guest.give_up)
         self._watch.start()
 
     def _offered(self) -> str:

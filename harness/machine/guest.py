@@ -167,6 +167,11 @@ class Guest:
         if self._master is not None:
             self._master.popen.terminate()
 
+    def give_up(self) -> None:
+        """Its machine has ended: whoever waits for it is told at once, and nobody mends."""
+        self._closing.set()
+        self.hang_up()
+
     def close(self) -> None:
         self.release()
         if self._master is not None:

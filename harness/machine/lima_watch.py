@@ -15,6 +15,8 @@ from harness import clock
 from harness.machine import HostSaid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.machine.lima import Instance
 
 _LOOK = 0.2 if sys.platform == "linux" else 1.0
@@ -22,10 +24,14 @@ _LOOK = 0.2 if sys.platform == "linux" else 1.0
 
 
 class Watch:
-    """One watching thread, from `start` to `stop`."""
+    """One watching thread, from `start` to `stop`.
 
-    def __init__(self, instance: Instance) -> None:
+    gone: Called from it once, when the VM has ended.
+    """
+
+    def __init__(self, instance: Instance, *, gone: Callable[[], None]) -> None:
         self._instance = instance
+        self._tell = gone
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid: int | None = None
@@ -76,4 +82,5 @@ class Watch:
                 self._still[-1] = (self._still[-1][0], now)
             if state == "gone":
                 self._gone = now
+                self._tell()
                 return

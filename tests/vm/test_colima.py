@@ -1,0 +1,289 @@
+"""Colima, from start to nothing: the stand-ins over the VM of `kind: vm`, and the real programs.
+
+The same questions to both. The real ones are asked where they are on PATH and can run: as a
+user who is not root (DEATHBENCH_COLIMA_USER names one where the tests run as root), with
+DEATHBENCH_COLIMA_IMAGE and DEATHBENCH_COLIMA_FLAGS where the machine needs them (a disk image
+that is here already; "--cpu-type max" without KVM). The order of the tests is a profile's life.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import clock, lease
+from harness.machine import colima_call, colima_start, leftovers, lima, vm, vm_image
+from harness.machine.colima import Colima
+from harness.model.verdicts import Outcome
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from drills import Drills
+
+pytestmark = pytest.mark.vm
+
+GIB = 1 << 30
+ROOT = Path(__file__).parents[2]
+
+
+def stand_ins(patch):
+    """The stand-ins and the modules they need, first on PATH, where another user can read them."""
+    reason = vm.why_not()
+    if reason:
+        pytest.skip(reason)
+    vm_image.ensure(say=print)
+    folder = Path(tempfile.mkdtemp(prefix="db-standins-"))
+    folder.chmod(0o755)
+    for one in (ROOT / "tests/standins").iterdir():
+        if one.name != "ssh":
+            shutil.copy(one, folder)
+            (folder / one.name).chmod(0o755)
+    shutil.copytree(
+        ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    patch.setenv("PATH", f"{folder}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+    patch.setenv("STANDIN_VM", str(folder))
+    return folder, {"user": "nobody", "cpus": 1}
+
+
+def real(_):
+    """The programs on PATH, or why they can not run here."""
+    user = os.environ.get("DEATHBENCH_COLIMA_USER")
+    reason = colima_start.why_not(user)
+    if reason:
+        pytest.skip(f"the real colima: {reason}")
+    return None, {
+        "user": user,
+        "cpus": 2,
+        "disk_image": os.environ.get("DEATHBENCH_COLIMA_IMAGE"),
+        "flags": shlex.split(os.environ.get("DEATHBENCH_COLIMA_FLAGS", "")),
+    }
+
+
+@pytest.fixture(scope="module", params=[stand_ins, real], ids=["stand-in", "real"])
+def programs(request):
+    """What a machine is made with."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder, options = request.param(patch)
+        state = Path(tempfile.mkdtemp(prefix="db-"))
+        yield {**options, "places": lease.Places(state / "run", state / "disk")}
+        shutil.rmtree(state)
+        if folder is not None:
+            shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def machine(programs):
+    made = Colima(memory=GIB, disk=4 * GIB, **programs)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def drills(machine, tmp_path_factory):
+    with Drills(machine, tmp_path_factory.mktemp("drills")) as ready:
+        yield ready
+
+
+def listed(machine):
+    return colima_call.profiles(machine.call("list", "--json").text)[machine.profile]
+
+
+def test_it_is_what_the_guest_says(machine):
+    """Asked and effective are recorded side by side; `list` repeats what was asked."""
+    facts = machine.facts()
+    assert (facts.kind, facts.cgroup) == ("colima", 2)
+    assert facts.asked == {"memory": GIB, "cpus": machine.wish.cpus, "disk": 4 * GIB}
+    assert 0.85 * GIB < facts.effective["memory"] < GIB
+    assert 0.9 * 4 * GIB < facts.effective["disk"] < 4 * GIB
+    assert facts.effective["cpus"] == machine.wish.cpus
+    assert (listed(machine)["memory"], listed(machine)["status"]) == (GIB, "Running")
+    assert facts.versions["colima"].startswith("v")
+
+
+def test_colima_loses_exit_codes_and_our_own_way_keeps_them(machine):
+    """`colima ssh` says 1 for everything; limactl and our connection say 7."""
+    seven = ("sh", "-c", "exit 7")
+    lost = machine.call("ssh", "-p", machine.profile, "--", *seven)
+    assert (lost.code, colima_call.reason(lost)) == (1, "exit status 7")
+    home, user = machine.home, machine.user
+    name = machine.instance.folder.name
+    kept = colima_call.call(("limactl", "shell", name, *seven), home=home, user=user)
+    assert kept.code == 7
+    assert machine.root(seven).code == 7
+    assert machine.root(("id", "-u")).text == "0\n"
+
+
+def test_a_running_vm_takes_no_new_sizes(machine):
+    """Exit 0 and a warning; nothing of the VM changes."""
+    done = machine.call(
+        "start", "-p", machine.profile, "--memory", "2", "--save-config=false", deadline=60
+    )
+    assert done.ok
+    assert colima_call.was_running(done)
+    assert machine.facts().effective["memory"] < GIB
+
+
+def test_only_ssh_and_no_guest_port_is_open_on_this_host(machine):
+    """Nothing of the guest listens on all of this host's addresses."""
+    listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
+    ours = {str(pid) for pid, _ in lima.processes(str(machine.home))}
+    wide = [
+        line
+        for line in listening.splitlines()
+        if any(f"pid={pid}," in line for pid in ours) and "127.0.0.1:" not in line
+    ]
+    assert wide == []
+
+
+def test_a_quiet_trial_survives(drills):
+    """Nothing is done to it, and nothing is found."""
+    _, judged = drills.trial(pre_task="true")
+    assert judged.outcome is Outcome.SURVIVED
+
+
+def test_limas_own_connection_may_die(drills, machine):
+    """Its docker.sock is refused for ever after; ours, and the probe's, go on."""
+
+    def act(_):
+        lima.kill([p for p in lima.processes(str(machine.home)) if "[mux]" in p[1]])
+
+    _, judged = drills.trial(act)
+    assert judged.outcome is Outcome.SURVIVED
+    assert listed(machine)["status"] == "Running"
+
+
+def test_our_own_connection_that_dies_is_no_dead_daemon(drills, machine):
+    """Invalid, with the reason; then it is there again."""
+    kept, judged = drills.trial(lambda _: machine.inside.hang_up(), pre_task="sleep 20")
+    assert judged.outcome is Outcome.INVALID
+    assert "asked inside, the engine answered" in judged.why
+    assert [e.what for e in kept if e.kind == "host"] == ["channel"]
+    assert clock.wait_until(lambda: drills.client.ping(deadline=5).ok, deadline=60, every=0.5)
+
+
+def test_a_vm_that_stands_still_is_seen_from_here(drills, machine):
+    """`list` says Running, `status` hangs; the exec's time-out is the machine's standing still."""
+    seen = {}
+
+    def act(_):
+        machine.freeze()
+        seen["status"] = machine.call("status", "-p", machine.profile, "--json", deadline=6)
+        seen["list"] = listed(machine)["status"]
+        machine.thaw()
+
+    kept, judged = drills.trial(act, pre_task="sleep 1", timeout="3s")
+    assert seen["status"].timed_out
+    assert seen["list"] == "Running"
+    assert judged.verdict.cause == "vm-suspended"
+    assert "still" in [e.what for e in kept if e.kind == "host"]
+
+
+def test_a_vm_that_is_killed_takes_its_container_along(drills, machine):
+    """No guest can tell it and nothing boots again: the verdict comes from this host."""
+    kept, judged = drills.trial(lambda _: machine.power_cut(), pre_task="sleep 30")
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
+    assert [e.what for e in kept if e.kind == "host"][-1] == "killed"
+    assert clock.wait_until(lambda: listed(machine)["status"] == "Stopped", deadline=20, every=0.5)
+    said = machine.call("status", "-p", machine.profile)
+    assert (said.code, colima_call.reason(said)) == (
+        1, f"colima [profile={machine.profile}] is not running",
+    )  # fmt: skip
+    stray = [argv for _, argv in lima.processes(str(machine.home)) if "usernet" in argv]
+    assert stray, "what serves the network outlives a VM that was killed"
+
+
+def test_nothing_of_it_stays(machine):
+    """Its home, its disks, and what a killed VM leaves running are gone."""
+    home = machine.home
+    machine.stop()
+    assert not home.exists()
+    assert lima.processes(str(home)) == []
+
+
+def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(programs):
+    """Its VM runs on; `start` fails, `stop` does nothing; whoever is killed then leaves it to clean."""
+    code = (
+        "import sys,time,json\nfrom harness.machine.colima import Colima\nfrom harness import lease\n"
+        "from pathlib import Path\no=json.loads(sys.argv[1])\n"
+        "p=lease.Places(Path(o.pop('run')),Path(o.pop('disk')))\n"
+        f"m=Colima(memory={GIB},disk={4 * GIB},places=p,**o)\nm.start()\n"
+        "print(m.home,m.instance.agent(),flush=True)\ntime.sleep(3600)\n"
+    )
+    places = programs["places"]
+    options = {**programs, "run": str(places.run), "disk": str(places.disk)}
+    del options["places"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(options)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    home, agent = child.stdout.readline().split()
+    home = Path(home.decode())
+    os.kill(int(agent), signal.SIGKILL)
+
+    def call(*argv):
+        return colima_call.call(("colima", *argv), home=home, user=programs["user"], deadline=120)
+
+    def status():
+        return colima_call.profiles(call("list", "--json").text)["w1"]["status"]
+
+    assert clock.wait_until(lambda: status() == "Broken", deadline=20, every=0.5)
+    started = call("start", "-p", "w1", "--save-config=false")
+    assert started.code == 1
+    assert "host agent is not" in colima_call.reason(started)
+    stopped = call("stop", "-p", "w1")
+    assert (stopped.code, status()) == (0, "Broken")
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    found = leftovers.clean(where=places, engines=False)
+    assert found.stuck == []
+    assert any(str(home) in line for line in found.removed)
+    assert not home.exists()
+    assert lima.processes(str(home)) == []
+
+
+def test_a_sweep_over_two_memories_and_two_disks(programs, tmp_path):
+    """The small VM kills by a global OOM, the large one does not, whatever its disk."""
+    (tmp_path / "e.yaml").write_text(
+        "name: e\ncontainer:\n  image: {rootfs: busybox}\n  network: none\n  command:\n"
+        "    - sh\n    - -c\n    - |\n      mkfifo /held\n      until [ -e /go ]; do sleep 0.1; done\n"
+        '      exec awk \'BEGIN { s = "x"; while (length(s) < 33554432) s = s s;'
+        ' for (i = 0; i < 18; i++) held[i] = s; getline < "/held" }\'\n'
+        "setup: {run: touch /go}\n"
+        "pre_task:\n  timeout: 120s\n  run: |\n"
+        "    until grep -q 'VmRSS:.* 6[0-9][0-9][0-9][0-9][0-9] kB' /proc/1/status; do sleep 0.2; done\n"
+        "linger: 1s\ndeadlines: {start: 240s, create: 120s, post_mortem: 90s, trial: 600s}\n"
+    )
+    options = {"kind": "colima", **{k: v for k, v in programs.items() if k != "places" and v}}
+    (tmp_path / "m.yaml").write_text(
+        f"name: m\nexperiment: e.yaml\nmachine: {json.dumps(options)}\n"
+        "axes: {machine.memory: [512MiB, 1GiB], machine.disk: [2GiB, 3GiB]}\ntrials: {max: 1}\n"
+    )
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-m", "harness.verbs", "sweep", str(tmp_path / "m.yaml"), "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DEATHBENCH_STATE": str(programs["places"].run.parent)},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(ran.stderr, f"{time.monotonic() - began:.0f} s")
+    assert ran.returncode == 0, ran.stderr
+    rows = {
+        (cell["config"]["machine.memory"], cell["config"]["machine.disk"]): cell
+        for cell in json.loads(ran.stdout)["cells"]
+    }
+    assert len(rows) == 4
+    for (memory, _), row in rows.items():
+        if memory == 512 << 20:
+            assert (row["died"], row["hypotheses"]) == (1, {"vm-pressure": 1})
+        else:
+            assert (row["died"], row["survived"]) == (0, 1)
