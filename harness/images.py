@@ -59,7 +59,8 @@ def ensure(engine: Engine, image: ImageLike, *, machine: RootRunner | None = Non
     """
     if image.rootfs is not None:
         if image.rootfs == "busybox":
-            return _import(engine, *_busybox(machine))
+            made = _busybox(machine)
+            return _public_busybox(engine, machine) if made is None else _import(engine, *made)
         return _import(engine, *_rootfs(image.rootfs))
     if image.build is not None:
         return _build(engine, image.build, machine)
@@ -85,7 +86,26 @@ def _import(engine: Engine, stem: str, tar: bytes, tag: str) -> str:
 # --- busybox ---------------------------------------------------------------------
 
 
-def _busybox(machine: RootRunner | None) -> tuple[str, bytes, str]:
+PUBLIC_BUSYBOX = "busybox:stable"
+"""For whatever processor the engine has; pulled only where no static busybox is to be found: a
+Mac has none, and neither has the VM that colima comes with."""
+
+
+def _public_busybox(engine: Engine, machine: RootRunner | None) -> str:
+    try:
+        return _reference(engine, PUBLIC_BUSYBOX, machine)
+    except EnvironmentInvalid as error:
+        raise EnvironmentInvalid(
+            "no static busybox on this system or in the machine, and none can be pulled",
+            why="{rootfs: busybox} is made from it; looked at "
+            + ", ".join(BUSYBOX_PLACES)
+            + f"\n{PUBLIC_BUSYBOX}: {error.why or error.what}",
+            mend="apt-get install busybox-static, or name a local image: {ref: NAME}",
+        ) from error
+
+
+def _busybox(machine: RootRunner | None) -> tuple[str, bytes, str] | None:
+    """The image's stem, content and tag, from this host or from inside; None: neither has one."""
     path = static_busybox()
     if path is not None:
         tar, tag = _busybox_tar_of(path)
@@ -97,11 +117,7 @@ def _busybox(machine: RootRunner | None) -> tuple[str, bytes, str]:
                 said = machine.root((place, "--list"))
                 tar = busybox_tar(got.out, said.text.split())
                 return "busybox", tar, tag_of(tar)
-    raise EnvironmentInvalid(
-        "no static busybox on this system",
-        why="{rootfs: busybox} is made from it; looked at " + ", ".join(BUSYBOX_PLACES),
-        mend="apt-get install busybox-static, or name a local image: {ref: NAME}",
-    )
+    return None
 
 
 def static_busybox() -> str | None:

@@ -122,7 +122,7 @@ def test_a_missing_reference_is_pulled_or_said():
 
 
 def test_busybox_may_come_from_the_machine(monkeypatch):
-    """Where this host has none, the machine's own is taken; where neither has one, it is said."""
+    """Where this host has none, the machine's own is taken; where neither has one, the public one."""
     monkeypatch.setattr(images, "static_busybox", lambda: None)
 
     class Machine:
@@ -135,8 +135,13 @@ def test_busybox_may_come_from_the_machine(monkeypatch):
     assert images.ensure(engine, spec(rootfs="busybox"), machine=Machine()).startswith(
         "deathbench/busybox:"
     )
-    with pytest.raises(EnvironmentInvalid, match="busybox-static"):
-        images.ensure(engine, spec(rootfs="busybox"))
+    assert images.ensure(engine, spec(rootfs="busybox")) == images.PUBLIC_BUSYBOX
+    assert engine.asked[-1] == ("pull", images.PUBLIC_BUSYBOX)
+    closed = FakeEngine(pull=Failure(Trouble.REFUSED, "no route to host", 500))
+    with pytest.raises(EnvironmentInvalid) as error:
+        images.ensure(closed, spec(rootfs="busybox"))
+    assert "busybox-static" in error.value.mend
+    assert "no route to host" in error.value.why
 
 
 def test_a_build_needs_a_dockerfile(tmp_path):
