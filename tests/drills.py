@@ -77,7 +77,7 @@ class Drills:
         path.write_text(
             "name: drill\ncontainer:\n  image: {rootfs: busybox}\n  network: none\n"
             "  command: [sleep, '1000']\n"
-            f"pre_task: {{run: {pre_task}, timeout: {timeout}}}\nlinger: 1s\n{DEADLINES}"
+            f"pre_task: {{run: '{pre_task}', timeout: {timeout}}}\nlinger: 1s\n{DEADLINES}"
         )
         (spec, *_) = plan(load_experiment(path), 0)
         kept = Kept(act)

@@ -61,10 +61,11 @@ def test_flags_follow_what_it_offers():
     assert not {"--save-config=false", "--port-forwarder"} & set(old)
 
 
-def test_the_users_choices_are_flags():
+def test_the_users_choices_are_flags(tmp_path):
     """vm_type and mount_type are what people compare; their own flags come last."""
+    mount = f"{tmp_path}:w"
     wish = Wish(
-        vm_type="vz", mount_type="virtiofs", mounts=("/a:w",), arch="host", disk_image="/i",
+        vm_type="vz", mount_type="virtiofs", mounts=(mount,), arch="host", disk_image="/i",
         flags=("--cpu-type", "max"),
     )  # fmt: skip
     offered = NEW + "\n -t, --vm-type string\n --mount-type string"
@@ -74,11 +75,13 @@ def test_the_users_choices_are_flags():
     else:
         with pytest.raises(EnvironmentInvalid, match="virtiofs"):
             colima_start.arguments(wish, offered)
-    argv = colima_start.arguments(Wish(mounts=("/a:w",), flags=("--x", "1"), disk_image="/i"), NEW)
-    assert value(argv, "--mount") == "/a:w"
+    argv = colima_start.arguments(Wish(mounts=(mount,), flags=("--x", "1"), disk_image="/i"), NEW)
+    assert value(argv, "--mount") == mount
     assert argv[-5:] == ["--disk-image", "/i", "--force-disk-image", "--x", "1"]
     with pytest.raises(EnvironmentInvalid, match="--vm-type"):
         colima_start.arguments(Wish(vm_type="vz"), NEW)
+    with pytest.raises(EnvironmentInvalid, match="no directory"):
+        colima_start.arguments(Wish(mounts=(f"{tmp_path}/none:w",)), NEW)
     assert "--vm-type" not in colima_start.arguments(Wish(vm_type="qemu"), NEW)
 
 

@@ -76,6 +76,7 @@ def arguments(wish: Wish, offered: str) -> list[str]:
         # Lima forwards whatever listens in the guest to this host, on all addresses.
         argv += ["--port-forwarder", "none"]
     for mount in wish.mounts:
+        _refuse_mount(mount)
         argv += ["--mount", mount]
     if wish.ours and not wish.mounts:
         argv += ["--mount", "none"]
@@ -118,6 +119,21 @@ def _choices(wish: Wish, offered: str) -> list[str]:
     if wish.disk_image and knows(offered, "--force-disk-image"):
         argv.append("--force-disk-image")
     return argv
+
+
+def _refuse_mount(mount: str) -> None:
+    """A mount is "directory", "directory:w" or "directory:where:w".
+
+    Raises:
+        EnvironmentInvalid: there is no such directory: the guest would see an empty one.
+    """
+    source = mount.split(":", maxsplit=1)[0]
+    if not os.path.isdir(os.path.expanduser(source)):
+        raise EnvironmentInvalid(
+            f"no directory {source} to mount (machine.mounts: {mount})",
+            why="colima would show containers an empty directory in its place",
+            mend="make it, or write DIRECTORY, DIRECTORY:w or DIRECTORY:WHERE:w",
+        )
 
 
 def knows(offered: str, flag: str) -> bool:

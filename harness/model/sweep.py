@@ -68,7 +68,7 @@ class MachineSpec(Noun):
     profile: Name | None = None
     vm_type: Literal["qemu", "vz", "krunkit"] | None = None
     mount_type: Literal["9p", "sshfs", "virtiofs"] | None = None
-    mounts: tuple[Annotated[Text, Relative(must_exist="directory")], ...] = ()
+    mounts: tuple[Annotated[Text, Relative()], ...] = ()
     disk_image: Annotated[Text | None, Relative(must_exist="file")] = None
     arch: Literal["x86_64", "aarch64", "host"] | None = None
     flags: tuple[Text, ...] = ()
