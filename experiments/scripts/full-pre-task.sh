@@ -1,7 +1,7 @@
-# Needs what setup left, writes 600 MiB, then lets the main process grow to $1 kB.
+# Needs what setup left, writes 1000 MiB, then lets the main process grow to $1 kB.
 set -e
 cat /work/ready
-if ! dd if=/dev/zero of=/tmp/data bs=1M count=600; then
+if ! dd if=/dev/zero of=/tmp/data bs=1M count=1000; then
     sleep 2     # as a program that tries again before it gives up
     dd if=/dev/zero of=/tmp/more bs=1M count=1
 fi

@@ -88,8 +88,8 @@ def test_disk(tmp_path):
     """The machine's disk and the container's tmpfs give the same error and different verdicts."""
     found = sweep("disk.yaml", tmp_path)
     assert found == {
-        (512 * MIB, "/data"): "vm-pressure",
-        (512 * MIB, "/scratch"): "container-resources",
+        (GIB, "/data"): "vm-pressure",
+        (GIB, "/scratch"): "container-resources",
         (2 * GIB, "/data"): "survived",
         (2 * GIB, "/scratch"): "container-resources",
     }
