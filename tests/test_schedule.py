@@ -147,3 +147,12 @@ def test_a_budget_neither_starves_nor_prefers_the_control():
     order = run(schedule, rates, random.Random(2), budget_step=1.0)
     for at in range(0, 120, 24):
         assert 5 <= sum(t.startswith("control") for t in order[at : at + 24]) <= 7
+
+
+def test_a_budget_does_not_pull_apart_what_must_stay_in_order():
+    """Two sides in blocks of two: cut off by the budget, as many of one as of the other."""
+    plan = specs(cells=("before", "after"), trials=60)
+    schedule = Schedule(plan, budget=41.0, in_order=True)
+    order = run(schedule, {"before": 0.9, "after": 0.0}, random.Random(2), budget_step=1.0)
+    assert order == [s.trial for s in plan[:41]]
+    assert not schedule.watched

@@ -84,3 +84,36 @@ def test_the_plan_names_what_can_be_found_out():
     assert plan["seen_once"] == pytest.approx(0.0368, abs=1e-3)
     assert plan["expected"]["0"] == 31
     assert sequential.plan(3)["detectable"] is None
+    assert plan["needed"]["0.5"] == 12
+
+
+def test_simulation_agrees_with_the_exact_outlook_of_an_e_process():
+    """One rate given: chances of both answers and the expected trials, at a rate near it."""
+    rule = sequential.EProcess(0.1, 0.05, 60)
+    rng = random.Random(6)
+    runs, trials, above = 1500, 0, 0
+    for _ in range(runs):
+        died = n = 0
+        why = None
+        while why is None:
+            n += 1
+            died += rng.random() < 0.3
+            why = rule.decide(died, n)
+        trials += n
+        above += why.startswith("above")
+    expected = rule.outlook(0.3)
+    assert trials / runs == pytest.approx(expected.trials, rel=0.05)
+    # Three standard errors.
+    assert above / runs == pytest.approx(expected.above, abs=0.03)
+    at_level = rule.outlook(0.1)
+    assert at_level.above <= 0.05
+    assert at_level.below <= 0.05
+
+
+def test_a_plan_with_one_rate_says_what_its_e_process_costs():
+    """`stop: {above: 5%}`: far from the rate it ends, at the rate most cells stay undecided."""
+    plan = sequential.plan(80, above=0.05)
+    assert plan["expected"]["0"] == 74
+    assert plan["expected"]["0.2"] < 40
+    assert plan["errors"]["undecided_between"] > 0.9
+    assert plan["fixed"] is None

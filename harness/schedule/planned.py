@@ -86,6 +86,8 @@ class Schedule:
         until_deaths: A cell stops at so many deaths.
         budget: Seconds for all; None: no limit. With a budget the next trial of a block
             goes to the cell that is least decided, and each block gets its share of time.
+        in_order: The planned order is what the comparison rests on: a budget ends it and
+            changes nothing else.
         control: A cell that no rule stops and no budget prefers: one trial in every round,
             as long as another cell of the block goes on.
     """
@@ -95,6 +97,7 @@ class Schedule:
     until_deaths: int | None = None
     budget: float | None = None
     control: str | None = None
+    in_order: bool = False
     decisions: list[Decision] = field(default_factory=list)
     _cells: dict[str, _Cell] = field(default_factory=dict)
     _left: dict[int, dict[str, Planned]] = field(default_factory=dict)
@@ -200,7 +203,7 @@ class Schedule:
         """Whether the number of trials depends on what is seen: intervals must know."""
         return (
             self.until_deaths is not None
-            or self.budget is not None
+            or (self.budget is not None and not self.in_order)
             or (self.rule is not None and getattr(self.rule, "adaptive", True))
         )
 
@@ -215,7 +218,7 @@ class Schedule:
 
     def _pick(self, open_: list[Planned]) -> Planned:
         first = open_[0]
-        if first.warm_up or self.budget is None:
+        if first.warm_up or self.budget is None or self.in_order:
             return first
         controls = [s for s in open_ if s.cell == self.control]
         if controls and self._behind(controls[0].block):
@@ -271,9 +274,10 @@ def replay(
     until_deaths: int | None = None,
     budget: float | None = None,
     control: str | None = None,
+    in_order: bool = False,
 ) -> Schedule:
     """The schedule after trials {trial, cell, outcome, warm_up} in the order they finished."""
-    schedule = Schedule(specs, rule, until_deaths, budget, control)
+    schedule = Schedule(specs, rule, until_deaths, budget, control, in_order)
     for one in finished:
         schedule.finished(one["trial"], one["cell"], one["outcome"], warm_up=bool(one["warm_up"]))
     return schedule

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 _TINY = 1e-9
 _GRID = 20
 _LONGEST = 20_000
+# Chances below this are let go: all of them together move no printed digit.
+_NEGLIGIBLE = 1e-12
+# An e-process whose cap lies beyond is not looked at further ahead.
+_AHEAD = 1000
+
+# Rises from no deaths for which a plan names the trials that find them.
+_RISES = (0.5, 0.2, 0.1, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,32 @@ class EProcess:
         if evidence(died, observed, self.level, above=False) >= bar:
             return f"below {_percent(self.level)}"
         return f"undecided at {self.cap} trials" if observed >= self.cap else None
+
+    def outlook(self, rate: float) -> Outlook:
+        """What to expect of a cell with this true rate, exactly."""
+        import numpy as np
+
+        bar = math.log(1 / self.alpha)
+        weight, result = np.ones(1), [0.0, 0.0, 0.0]
+        for n in range(1, self.cap + 1):
+            moved = np.zeros(n + 1)
+            moved[:-1] += weight * (1 - rate)
+            moved[1:] += weight * rate
+            # Only counts that are still going on matter; their number grows like a root.
+            going = np.flatnonzero(moved > _NEGLIGIBLE)
+            deaths = np.arange(going[0], going[-1] + 1)
+            chance = moved[deaths]
+            is_above = _evidence(deaths, n, self.level, above=True) >= bar
+            is_below = ~is_above & (_evidence(deaths, n, self.level, above=False) >= bar)
+            result[0] += float(chance[is_above].sum())
+            result[1] += float(chance[is_below].sum())
+            result[2] += n * float(chance[is_above | is_below].sum())
+            weight = np.zeros(n + 1)
+            weight[deaths] = np.where(is_above | is_below, 0.0, chance)
+            if weight.sum() < _NEGLIGIBLE * n:
+                return Outlook(result[0], result[1], 0.0, result[2])
+        rest = float(weight.sum())
+        return Outlook(result[0], result[1], rest, result[2] + self.cap * rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,16 +247,21 @@ def evidence(died: int, observed: int, level: float, *, above: bool) -> float:
 
     The mixture is Jeffreys' prior, cut to the side that is claimed.
     """
+    return float(_evidence(died, observed, level, above=above))
+
+
+def _evidence(died: Any, observed: int, level: float, *, above: bool) -> Any:
+    """The same for one number of deaths or an array of them."""
+    import numpy as np
     from scipy import special
 
     part = special.betaincc if above else special.betainc
     a, b = died + 0.5, observed - died + 0.5
     mixture = special.betaln(a, b) - special.betaln(0.5, 0.5)
-    share, prior = float(part(a, b, level)), float(part(0.5, 0.5, level))
-    if share <= 0.0:
-        return -math.inf
     null = died * math.log(level) + (observed - died) * math.log1p(-level)
-    return float(mixture) + math.log(share) - math.log(prior) - null
+    with np.errstate(divide="ignore"):
+        share = np.log(part(a, b, level))
+    return mixture + share - math.log(part(0.5, 0.5, level)) - null
 
 
 @lru_cache(maxsize=256)
@@ -275,6 +313,7 @@ def plan(
         seen_once: The smallest rate that shows a death in `most` trials with 95 %; it is
             also what no death in `most` trials leaves possible.
         detectable: The smallest rise from no deaths that two cells show with 80 % power.
+        needed: Rise → trials a cell that show it with 80 % power.
         expected: With `stop`: true rate → expected trials; undecided: chance at the cap.
     """
     from harness.stats import intervals
@@ -284,10 +323,12 @@ def plan(
         "max": most,
         "seen_once": intervals.zero_bound(most),
         "detectable": _detectable(most),
+        "needed": {f"{rise:g}": needed(rise) for rise in _RISES},
         "fixed": None,
         "expected": {},
         "errors": None,
     }
+    rates: tuple[float, ...]
     if isinstance(chosen, Sprt):
         result["fixed"] = fixed_number(chosen.below, chosen.above, alpha)
         rates = (0.0, chosen.below, chosen.level, chosen.above, min(0.99, 3 * chosen.above))
@@ -297,7 +338,33 @@ def plan(
             "below_at_above": chosen.outlook(chosen.above).below,
             "undecided_between": chosen.outlook(chosen.level).undecided,
         }
+    elif isinstance(chosen, EProcess) and most <= _AHEAD:
+        rates = (0.0, chosen.level / 4, chosen.level, min(0.99, 4 * chosen.level))
+        result["expected"] = {f"{rate:.4g}": chosen.outlook(rate).trials for rate in rates}
+        at = chosen.outlook(chosen.level)
+        result["errors"] = {
+            "above_at_below": at.above,
+            "below_at_above": at.below,
+            "undecided_between": at.undecided,
+        }
     return result
+
+
+@lru_cache(maxsize=64)
+def needed(rise: float) -> int:
+    """Trials a cell in which two show a rise from no deaths to this rate, as `plan` finds them.
+
+    >>> needed(0.5), needed(0.05)
+    (12, 157)
+    """
+    low, high = 1, 2
+    while (found := _detectable(high)) is None or found > rise:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = _detectable(middle)
+        low, high = (low, middle) if found is not None and found <= rise else (middle, high)
+    return high
 
 
 def _detectable(n: int) -> float | None:

@@ -118,7 +118,8 @@ def _run(
     margin: float | None,
 ) -> int:
     finished = list(hunting.finished(campaign))
-    plan = replay(specs, finished, budget=options.budget)
+    # Blocks of two stay blocks of two: the trials that a budget leaves are the first ones.
+    plan = replay(specs, finished, budget=options.budget, in_order=True)
     progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
     print(f"campaign {campaign.name}: {campaign.path}", file=sys.stderr)
     progress.begin(plan.expected_total(), done=len(finished))

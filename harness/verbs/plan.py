@@ -77,16 +77,22 @@ def _power_lines(found: dict[str, Any], loaded: Loaded) -> list[str]:
             f"a rise from 0% to {words.percent(found['detectable'])} between two cells is found "
             "with 80%"
         )
+    rises = ", ".join(f"{words.percent(float(r))} {n}" for r, n in found["needed"].items())
+    lines.append(f"trials a cell that find a rise from 0% to: {rises}")
     if found["expected"]:
         each = ", ".join(
             f"{n:.0f} at {words.percent(float(rate))}" for rate, n in found["expected"].items()
         )
         errors = found["errors"]
         lines.append(f"with the stop rule a cell needs, on average by its true rate: {each}")
-        lines.append(
-            f"a fixed number would be {found['fixed']}; between the two rates "
-            f"{words.percent(errors['undecided_between'])} stay undecided"
-        )
+        open_ = words.percent(errors["undecided_between"])
+        if found["fixed"] is None:
+            lines.append(f"at the rate itself {open_} stay undecided")
+        else:
+            lines.append(
+                f"a fixed number would be {found['fixed']}; between the two rates {open_} stay "
+                "undecided"
+            )
     worst = [float(rate) for rate in loaded.matrix.tolerance.values()]
     if worst and found["seen_once"] > min(worst):
         lines.append(
