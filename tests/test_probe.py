@@ -10,6 +10,7 @@ import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -571,6 +572,29 @@ def test_a_difference_names_what_came_and_what_went():
     """Order is the table's own; the first table is all new."""
     assert spaces.difference(None, ["a", "b"]) == (["a", "b"], [])
     assert spaces.difference(["a", "b"], ["b", "c"]) == (["c"], ["a"])
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_death_of_a_change_that_had_not_settled_tells_it(loop, out, monkeypatch, settled):
+    """A writer that a read-only mount ends within milliseconds: the table is told once, as it was at the change."""
+    watch = SimpleNamespace(on_found=[], on_gone=[], all={})
+    table = ["1 0 8:1 / /work rw - ext4 /dev/sda rw"]
+    monkeypatch.setattr(spaces.linux, "read_text", lambda path, *size: "\n".join(table))
+    monkeypatch.setattr(spaces.linux, "stat", lambda pid: {"name": "sh"})
+    seen = spaces.Namespaces(loop, out, watch)
+    watched = SimpleNamespace(id=ID, main=SimpleNamespace(pid=os.getpid(), dead=False))
+    seen.found(watched)
+    seen.spaces[ID].net = False
+    seen.settle(watched)
+    table[:] = [table[0].replace(" rw -", " ro -")]
+    seen.changed(watched)
+    if settled:
+        seen.settle(watched)
+    table.clear()
+    seen.died(watched, watched.main, 1)
+    told = [e for e in said(out) if e.kind == "mounts"]
+    assert [len(e.removed) for e in told] == [0, 1]
+    assert " ro -" in told[1].added[0]
 
 
 # --- the bundle and the link ---

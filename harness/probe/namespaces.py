@@ -30,7 +30,7 @@ NETWORK_EVERY = 0.5
 class Space:
     """What is known of one main process's namespaces."""
 
-    __slots__ = ("due", "fd", "mounts", "net", "network", "said")
+    __slots__ = ("due", "fd", "mounts", "net", "network", "said", "unsettled")
 
     def __init__(self) -> None:
         self.fd: Optional[int] = None
@@ -39,6 +39,8 @@ class Space:
         self.net = True
         self.said = False
         self.due = False
+        # A table in the middle of a change, and when: said only if nothing better follows.
+        self.unsettled: Optional[Tuple[int, List[str]]] = None
 
 
 def interfaces(pid: int) -> Optional[List[str]]:
@@ -98,6 +100,9 @@ class Namespaces:
         space = self.spaces.get(watched.id)
         if space is not None and not space.due:
             space.due = True
+            if space.said and watched.main is not None:
+                text = linux.read_text("/proc/%d/mountinfo" % watched.main.pid, 1 << 20)
+                space.unsettled = (boot(), text.splitlines()) if text else None
             self.loop.after(max(SETTLE, least), lambda: self.settle(watched), "mounts")
 
     def settle(self, watched: Watched) -> None:
@@ -122,6 +127,7 @@ class Namespaces:
         text = linux.read_text("/proc/%d/mountinfo" % watched.main.pid, 1 << 20)
         lines = text.splitlines() if text else None
         if lines:
+            space.unsettled = None
             # Before it is said, the table is only remembered: added must be whole.
             old = space.mounts if space.said else None
             space.mounts = lines
@@ -171,6 +177,15 @@ class Namespaces:
             self.out.emit(
                 "mounts", "mounts", boot(), container=watched.id, added=space.mounts, removed=[]
             )
+        elif space.unsettled is not None:
+            # It died of the change before the change had settled.
+            at, lines = space.unsettled
+            added, removed = difference(space.mounts, lines)
+            if added or removed:
+                self.out.emit(
+                    "mounts", "mounts", at, container=watched.id, added=added, removed=removed
+                )
+        space.unsettled = None
         self.release(space)
 
     def snapshot(self, watched: Watched) -> None:
