@@ -420,10 +420,12 @@ def _not_started(
         ):
             continue
         end = call.end + 5 * ENGINE
+        # Inside a restart lies the end of the run before: that `die` is no word of this one.
+        since = max(call.begin, run.begin) if call.call == "restart" else call.begin
         started = any(
             s.what.id == run.container
             and s.what.action in ("start", "die")
-            and call.begin <= s.at <= end
+            and since <= s.at <= end
             for s in history.engine
         )
         kernel = [t for t in told if t[3] not in ("status", "docker")]

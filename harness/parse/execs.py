@@ -120,6 +120,7 @@ def is_engine_text(text: str) -> bool:
         or re.search(
             r": (?:unknown|unavailable)$|^(?:task|process|container) .{1,200}: not found$", text
         )
+        or re.fullmatch(r"failed to open std\w+ fifo: .{1,600}: too many open files", text)
         or re.fullmatch(r"container (?:\S+ )?is not running", text, re.IGNORECASE)
         or re.fullmatch(r"unable to find (?:user|group) \S+: no matching entries in \w+ file", text)
         or re.fullmatch(r"container \S+ is in Running state but has no containerd Task set", text)
