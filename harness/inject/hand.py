@@ -28,6 +28,7 @@ Order = Any
 LIBC = ctypes.CDLL(None, use_errno=True)
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 MNT_DETACH = 2
+PR_SET_PDEATHSIG = 1
 
 
 def check(answer: int, what: str) -> None:
@@ -234,6 +235,8 @@ def do_memory(order: Order) -> Order:
         rest -= size
         pid = os.fork()
         if pid == 0:
+            # The OOM killer may choose the parent: nobody would end its children then.
+            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             block = bytearray(size)
             for at in range(0, size, 4096):
                 block[at] = 1
