@@ -86,6 +86,13 @@ def judge(campaign: Campaign, record: Mapping[str, Any]) -> Judgement:
     )
 
 
+def judge_late(campaign: Campaign, record: Mapping[str, Any]) -> str:
+    """Judge and keep a trial that was saved and not judged: its writer was killed in between."""
+    judgement = judge(campaign, record)
+    campaign.add_verdict(str(record["trial"]), judgement)
+    return judgement.outcome.value
+
+
 @dataclass
 class _Shared:
     """What all workers of one run write to; every access under `lock`."""

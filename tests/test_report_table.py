@@ -141,9 +141,9 @@ def test_a_trial_judged_twice_counts_as_it_was_last():
 
 def test_text_is_in_human_units_and_keeps_a_column_per_hypothesis():
     """Axes in their units; hypotheses by short name; the evidence below."""
-    text = small(attribution={"right": 0.97, "unknown": 0.03, "wrong": 0.0, "version": "1"}).text(
-        200
-    )
+    text = small(
+        attribution={"n": 1040, "right": 1034, "unknown": 6, "wrong": 0, "version": "1"}
+    ).text(200)
     head = text.splitlines()
     for hypothesis in Hypothesis:
         assert any(hypothesis.short in line for line in head)
@@ -152,7 +152,7 @@ def test_text_is_in_human_units_and_keeps_a_column_per_hypothesis():
     assert "none" in text
     assert "50% [" in text
     assert "trace 3/3" in text
-    assert "right 97%" in text
+    assert "attribution here: 1,034/1,040 right, 6 unknown, 0 wrong (version 1)" in text
 
 
 def test_a_narrow_page_drops_only_columns_without_deaths():

@@ -186,11 +186,13 @@ class Expect(Noun):
     """What the experiment is known to come to, where it is: `selftest` holds verdicts to it.
 
     The judge never sees it. cause: an id of `model.causes`; several where more than one answer
-    is right; none for a trial that survives.
+    is right; none for a trial that survives. on: the machine that it needs, where any pen is
+    not enough.
     """
 
     outcome: Literal["survived", "died", "exec-failed"]
     cause: tuple[Text, ...] = ()
+    on: MachineSpec | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:

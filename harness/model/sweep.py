@@ -135,12 +135,19 @@ class Trials(Noun):
 
 
 class Neighbours(Noun):
-    """Bystander containers on the same machine; `busy` ones use a CPU and some memory."""
+    """Bystander containers on the same machine.
+
+    Attributes:
+        busy: They use a CPU and some memory.
+        dying: They end every ten seconds or so and are started again; the first ones, one
+            for each processor, never rest.
+    """
 
     sugar: ClassVar[str | None] = "count"
 
     count: Crowd = 0
     busy: Truth = False
+    dying: Truth = False
 
 
 class Order(Noun):

@@ -21,6 +21,8 @@ from harness.stats import intervals
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from harness.stats.intervals import Interval
+
 RIGHT, UNKNOWN, WRONG, APART = "right", "unknown", "wrong", "apart"
 NONE = "none"
 
@@ -40,7 +42,12 @@ class Truth:
 
 @dataclass(slots=True)
 class Score:
-    """One experiment's trials. said: what was said instead, and how often."""
+    """One experiment's trials.
+
+    Attributes:
+        said: What was said, `outcome: cause`, and how often; `instead` of the truth.
+        whys: Why nothing could be said, and how often.
+    """
 
     truth: Truth
     right: int = 0
@@ -50,6 +57,8 @@ class Score:
     hypothesis_right: int = 0
     hypothesis_wrong: int = 0
     said: Counter[str] = field(default_factory=Counter)
+    instead: Counter[str] = field(default_factory=Counter)
+    whys: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -65,6 +74,7 @@ class Score:
             "unknown": self.unknown,
             "wrong": self.wrong,
             "apart": self.apart,
+            "right_rate": intervals.rate(self.right, self.n).document(),
             "said": dict(self.said),
             "seconds": median(self.seconds) if self.seconds else None,
         }
@@ -92,6 +102,14 @@ def grade(truth: Truth, line: Mapping[str, Any]) -> tuple[str, str, str]:
     return WRONG, hypothesis, cause
 
 
+def _why(line: Mapping[str, Any]) -> str:
+    """In one line, why a trial's verdict says less than the truth."""
+    blind = ((line.get("verdict") or {}).get("grade") or {}).get("blind") or ()
+    if blind:
+        return "; ".join(dict.fromkeys(f"{b['source']} saw nothing: {b['why']}" for b in blind))
+    return str(line.get("why") or "what the sources saw does not decide it")
+
+
 @dataclass(slots=True)
 class Accuracy:
     """All experiments of one self-test."""
@@ -105,10 +123,13 @@ class Accuracy:
         graded, hypothesis, cause = grade(truth, line)
         setattr(score, graded, getattr(score, graded) + 1)
         if graded == APART:
-            score.said[f"invalid: {line.get('why')}"] += 1
+            score.instead[f"invalid: {line.get('why')}"] += 1
             return graded
+        score.said[f"{line.get('outcome')}: {cause}"] += 1
         if graded != RIGHT:
-            score.said[f"{line.get('outcome')}: {cause}"] += 1
+            score.instead[f"{line.get('outcome')}: {cause}"] += 1
+        if graded == UNKNOWN:
+            score.whys[_why(line)] += 1
         meant = truth.hypotheses or {NONE}
         score.hypothesis_right += hypothesis in meant
         score.hypothesis_wrong += hypothesis not in meant | {Hypothesis.UNKNOWN.value} and (
@@ -135,28 +156,36 @@ class Accuracy:
             "unknown": self.total("unknown"),
             "wrong": self.total("wrong"),
             "hypothesis_right": self.total("hypothesis_right"),
+            "rates": {name: rate.document() for name, _, rate in self._shares()},
             "hypotheses": {k: dict(v) for k, v in sorted(self.hypotheses.items())},
             "causes": [s.document() for s in self.scores.values()],
+            "not_seen": [
+                {"cause": s.truth.name, "why": s.whys.most_common(1)[0][0]}
+                for s in self.scores.values()
+                if s.n and s.unknown == s.n
+            ],
         }
 
     def text(self) -> str:
         """Both matrices and the shares with their intervals."""
+        shares = [
+            f"{name:17} {hits:5} of {self.n}"
+            + (f"  {hits / self.n:.1%} [{rate.low:.1%}-{rate.high:.1%}]" if self.n else "")
+            for name, hits, rate in self._shares()
+        ]
         return "\n".join(
-            [_hypotheses(self.hypotheses), "", _causes(self.scores.values()), "", *self._shares()]
+            [_hypotheses(self.hypotheses), "", _causes(self.scores.values()), "", *shares]
         )
 
-    def _shares(self) -> list[str]:
-        lines = []
-        for label, hits in (
+    def _shares(self) -> list[tuple[str, int, Interval]]:
+        """(what, how often, its share with the interval)."""
+        counted = (
             ("hypothesis right", self.total("hypothesis_right")),
             ("cause right", self.total("right")),
             ("unknown", self.total("unknown")),
             ("wrong", self.total("wrong")),
-        ):
-            rate = intervals.rate(hits, self.n)
-            shown = "" if not self.n else f"  {hits / self.n:.1%} [{rate.low:.1%}-{rate.high:.1%}]"
-            lines.append(f"{label:17} {hits:5} of {self.n}{shown}")
-        return lines
+        )
+        return [(name, hits, intervals.rate(hits, self.n)) for name, hits in counted]
 
 
 def _hypotheses(counts: Mapping[str, Counter[str]]) -> str:
@@ -175,13 +204,19 @@ def _causes(scores: Iterable[Score]) -> str:
             s.truth.name,
             s.n,
             s.right,
+            _span(s),
             s.unknown or "",
             s.wrong or "",
             f"{median(s.seconds):.2f}" if s.seconds else "",
-            "; ".join(f"{what} ({n})" for what, n in s.said.most_common(3)),
+            "; ".join(f"{what} ({n})" for what, n in s.instead.most_common(3)),
         ]
         for s in scores
     ]
     return tabulate(
-        body, ["caused", "n", "right", "unknown", "wrong", "s to verdict", "said instead"]
+        body, ["caused", "n", "right", "[95%]", "unknown", "wrong", "s to verdict", "said instead"]
     )
+
+
+def _span(score: Score) -> str:
+    rate = intervals.rate(score.right, score.n)
+    return f"{rate.low:.0%}-{rate.high:.0%}" if score.n else ""

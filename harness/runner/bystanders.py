@@ -6,6 +6,7 @@ so that starting and stopping them is no part of any trial.
 
 from __future__ import annotations
 
+import os
 import secrets
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +27,9 @@ BUSY = (
     "-c",
     "trap 'exit 0' TERM; while :; do dd if=/dev/zero of=/dev/null bs=8M count=40 2>/dev/null; sleep 0.2; done",
 )
+# It lasts beyond the ten seconds after which the engine forgets how often it had to start it.
+DYING = ("sh", "-c", "sleep {seconds}; exit 1")
+RESTLESS = ("sh", "-c", "while :; do :; done")
 
 
 class Bystanders:
@@ -34,7 +38,7 @@ class Bystanders:
     def __init__(self, engine: Engine, machine: Machine, wanted: Neighbours) -> None:
         self._engine, self._machine = engine, machine
         self._made: list[str] = []
-        self._busy = wanted.busy
+        self._kind = (wanted.busy, wanted.dying)
         self._first = wanted
 
     def __enter__(self) -> Self:
@@ -50,28 +54,37 @@ class Bystanders:
         self._shrink(0)
 
     def want(self, wanted: Neighbours) -> None:
-        """Make or remove until there are so many, idle or busy.
+        """Make or remove until there are so many of the kind that is wanted.
 
         Raises:
             EnvironmentInvalid: the engine refuses one.
         """
-        if wanted.busy != self._busy:
+        if (wanted.busy, wanted.dying) != self._kind:
             self._shrink(0)
-            self._busy = wanted.busy
+            self._kind = (wanted.busy, wanted.dying)
         self._shrink(wanted.count)
         if len(self._made) < wanted.count:
-            tag = images.ensure(
-                self._engine, ImageSpec(rootfs="busybox"), machine=self._machine
-            )
+            tag = images.ensure(self._engine, ImageSpec(rootfs="busybox"), machine=self._machine)
             while len(self._made) < wanted.count:
                 self._made.append(self._one(tag))
 
+    def _command(self, place: int) -> tuple[str, ...]:
+        """What the one at this place runs."""
+        busy, dying = self._kind
+        if dying and place < (os.cpu_count() or 1):
+            return RESTLESS
+        if dying:
+            # Each at a time of its own: never all at once.
+            return tuple(word.format(seconds=11 + place % 7) for word in DYING)
+        return BUSY if busy else IDLE
+
     def _one(self, tag: str) -> str:
+        policy = "always" if self._kind[1] else "no"
         body = {
             "Image": tag,
-            "Cmd": list(BUSY if self._busy else IDLE),
+            "Cmd": list(self._command(len(self._made))),
             "Labels": {"deathbench": "neighbour", "deathbench.owner": self._machine.name},
-            "HostConfig": {"NetworkMode": "none"},
+            "HostConfig": {"NetworkMode": "none", "RestartPolicy": {"Name": policy}},
         }
         name = f"deathbench-neighbour-{secrets.token_hex(3)}"
         identity = self._engine.create(name, body).need("making a neighbour")
@@ -85,6 +98,3 @@ class Bystanders:
             # the next machine's `clean` to find, by the label.
             if answer.absent:
                 self._made.clear()
-
-
-

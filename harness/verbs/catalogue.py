@@ -244,15 +244,33 @@ def compare(
         "n": "trials of each cause",
         "cause": "only these, comma-separated names of experiments/causes",
         "monitors": "off, light or full",
+        "jobs": "so many machines at once",
+        "load": "between bystanders that keep the processors busy, start and die",
+        "vm": "what needs a virtual machine, and only that",
+        "resume": "go on with an unfinished one: its name, or latest",
         "json": _JSON,
     },
 )
 def selftest(
-    c: Context, n: int = 3, cause: str = "", monitors: str = "light", json: bool = False
+    c: Context,
+    n: int = 3,
+    cause: str = "",
+    monitors: str = "light",
+    jobs: int = 1,
+    load: bool = False,
+    vm: bool = False,
+    resume: str = "",
+    json: bool = False,
 ) -> None:
     """Cause every death on purpose and hold the verdicts to it."""
-    arguments = {"n": n, "cause": cause, "monitors": monitors}
-    _call("selftest", json=json, arguments=arguments)
+    _call(
+        "selftest",
+        json=json,
+        arguments={
+            "n": n, "cause": cause, "monitors": monitors, "jobs": jobs, "load": load, "vm": vm,
+            "resume": resume,
+        },
+    )  # fmt: skip
 
 
 @_verb(

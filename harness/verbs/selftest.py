@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json as jsonlib
 import os
 import platform
@@ -10,26 +11,30 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import harness
-from harness import clock, matrix, scale, spec, store
+from harness import clock, matrix, process, scale, spec, store
 from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
-from harness.machine import choose
-from harness.model.experiment import MachineSpec
+from harness.model.experiment import MachineSpec, Neighbours
 from harness.report.accuracy import Accuracy, Truth
 from harness.report.progress import Progress
+from harness.runner.world import RealWorld
 from harness.scale import Ended, Options
-from harness.schedule import Schedule
+from harness.schedule import replay
 from harness.store import Campaign
+from harness.verbs import known
+from harness.verbs.sweep import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from harness.model.experiment import TrialSpec
+    from harness.runner.world import World
+    from harness.scale import Ending
     from harness.spec import Loaded
 
 # Large enough for an engine and what the gallery runs, small enough to be filled in a second.
 PEN = MachineSpec(kind="pen", memory=512 << 20, disk=1 << 30)
-RESULT = "selftest.json"
+# Every processor busy, and a stranger's death twice a second: what verdicts must not be taken in by.
+LOAD = Neighbours(count=20, dying=True)
 
 
 def main(
@@ -37,56 +42,131 @@ def main(
     n: int = 3,
     cause: str = "",
     monitors: str = "light",
-    seed: int = 1,
+    jobs: int = 1,
+    load: bool = False,
+    vm: bool = False,
+    resume: str = "",
     json: bool = False,
+    world: World | None = None,
 ) -> int:
-    """Exit code 0 when nothing was wrong, 4 when something was, 3 when it could not be run."""
-    gallery, impossible = _gallery([c for c in cause.split(",") if c])
-    choose.check(PEN)
-    truths, specs = _trials(gallery, n, seed)
-    campaign = Campaign.create("selftest", _meta(monitors, seed, n))
-    progress = Progress(lambda: clock.now() / clock.NS, quiet=json)
+    """Exit code 0 when nothing was wrong, 4 when something was, 3 when it could not be run.
+
+    Args:
+        load: Between bystanders that keep both processors busy, start and die.
+        vm: The entries that need a virtual machine, and only these.
+        resume: An unfinished self-test, with the settings it began with.
+        world: Where machines come from; None: this host's.
+    """
+    world = world or RealWorld()
+    if resume:
+        campaign = Campaign.open(None if resume == "latest" else resume)
+        asked = _asked(campaign)
+    else:
+        campaign = None
+        asked = {"n": n, "cause": cause, "monitors": monitors, "load": load, "vm": vm, "seed": 1}
+    chosen = options(monitors=str(asked["monitors"]), jobs=jobs)
+    gallery, impossible = _gallery([c for c in str(asked["cause"]).split(",") if c], vm=asked["vm"])
+    truths, specs = _trials(gallery, int(asked["n"]), int(asked["seed"]), load=bool(asked["load"]))
+    for machine in dict.fromkeys(one.machine for one in specs):
+        world.check(machine)
+    print_of = _print(gallery)
+    if campaign is None:
+        campaign = Campaign.create("selftest", {**_meta(asked), "gallery": print_of})
+    elif campaign.meta().get("gallery") != print_of:
+        raise _another_gallery(campaign)
+    ending = _run(campaign, specs, chosen, world, quiet=json)
+    accuracy = Accuracy()
+    # A trial that was run again counts as it was judged last.
+    for trial, line in {str(v["trial"]): v for v in campaign.verdicts()}.items():
+        accuracy.add(truths[trial.rpartition("/")[0]], line)
+    document = _document(campaign, accuracy, ending, asked, impossible)
+    whole = not asked["cause"] and not asked["vm"] and not asked["load"]
+    if whole and ending.how is Ended.COMPLETE:
+        store.replace_file(known.result(str(asked["monitors"])), jsonlib.dumps(document))
+    _show(document, accuracy, json=json)
+    if ending.how is not Ended.COMPLETE:
+        print(
+            f"stopped: {ending.why}; go on with: {process.called()} selftest --resume {campaign.name}",
+            file=sys.stderr,
+        )
+    return int(document["exit"])
+
+
+def _run(
+    campaign: Campaign, specs: Sequence[TrialSpec], chosen: Options, world: World, *, quiet: bool
+) -> Ending:
+    outcomes = {v["trial"]: v["outcome"] for v in campaign.verdicts()}
+    # A trial whose writer was killed before it was judged is judged now.
+    done = [
+        {**t, "outcome": outcomes.get(t["trial"]) or scale.judge_late(campaign, t)}
+        for t in campaign.trials()
+    ]
+    progress = Progress(lambda: world.clock.now() / clock.NS, quiet=quiet)
     print(f"campaign {campaign.name}: {campaign.path}", file=sys.stderr)
-    progress.begin(len(specs))
+    progress.begin(len(specs), done=len(done))
     try:
-        ending = scale.run(
-            campaign, Schedule(specs), progress=progress, options=Options(monitors=monitors)
+        return scale.run(
+            campaign, replay(specs, done), progress=progress, options=chosen, world=world
         )
     finally:
         progress.end()
-    accuracy = Accuracy()
-    for line in campaign.verdicts():
-        accuracy.add(truths[str(line["trial"]).rpartition("/")[0]], line)
-    document = {
+
+
+def _document(
+    campaign: Campaign,
+    accuracy: Accuracy,
+    ending: Ending,
+    asked: Mapping[str, Any],
+    impossible: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
         "format": "deathbench.selftest/1",
-        "version": harness.__version__,
-        "machine": {**(campaign.meta().get("machine") or {}), "monitors": monitors},
+        "version": known.version(),
+        "campaign": campaign.name,
+        "machine": campaign.meta().get("machine") or {},
+        "monitors": asked["monitors"],
+        "load": asked["load"],
         **accuracy.document(),
         "not_possible": [{"cause": name, "why": why} for name, why in impossible.items()],
         "exit": int(_code(accuracy, ending.how)),
     }
-    if not cause and ending.how is Ended.COMPLETE:
-        store.replace_file(store.results_root() / RESULT, jsonlib.dumps(document))
+
+
+def _show(document: Mapping[str, Any], accuracy: Accuracy, *, json: bool) -> None:
     if json:
         print(jsonlib.dumps(document, ensure_ascii=False))
-    else:
-        print(accuracy.text())
-        for name, why in impossible.items():
-            print(f"not here: {name}: {why}")
-    if ending.how is not Ended.COMPLETE:
-        print(f"stopped: {ending.why}", file=sys.stderr)
-    return int(document["exit"])
+        return
+    print(accuracy.text())
+    for one in document["not_seen"]:
+        print(f"not seen here: {one['cause']}: {one['why']}")
+    for one in document["not_possible"]:
+        print(f"not caused here: {one['cause']}: {one['why']}")
 
 
-def known() -> dict[str, Any] | None:
-    """What the last whole self-test of this version found on this machine; for every table."""
-    try:
-        said = jsonlib.loads((store.results_root() / RESULT).read_text())
-    except (OSError, ValueError):
-        return None
-    if said.get("version") != harness.__version__ or said["machine"].get("kernel") != platform.release():
-        return None
-    return {key: said[key] for key in ("right", "unknown", "wrong", "version")}
+def _asked(campaign: Campaign) -> dict[str, Any]:
+    """What an unfinished self-test was asked for.
+
+    Raises:
+        BadInput: the campaign is none.
+    """
+    asked: dict[str, Any] | None = campaign.meta().get("selftest")
+    if asked is None:
+        why = f"{campaign.name} is no self-test"
+        fix = "the name that the self-test printed when it began"
+        raise BadInput([Problem("command line", "--resume", why, fix)], about="the command line")
+    return asked
+
+
+def _print(gallery: Mapping[str, Loaded]) -> str:
+    """One word for the content of all files that are run."""
+    frozen = {name: loaded.frozen() for name, loaded in gallery.items()}
+    return hashlib.sha256(repr(frozen).encode()).hexdigest()[:12]
+
+
+def _another_gallery(campaign: Campaign) -> BadInput:
+    why = f"experiments/causes is not what it was when {campaign.name} began"
+    fix = "leave --resume out: a self-test of two galleries says nothing about either"
+    return BadInput([Problem("command line", "--resume", why, fix)], about="the command line")
 
 
 def _code(accuracy: Accuracy, how: Ended) -> ExitCode:
@@ -97,7 +177,7 @@ def _code(accuracy: Accuracy, how: Ended) -> ExitCode:
     return ExitCode.WORSE if accuracy.total("wrong") else ExitCode.OK
 
 
-def _gallery(asked: list[str]) -> tuple[dict[str, Loaded], dict[str, str]]:
+def _gallery(asked: list[str], *, vm: bool) -> tuple[dict[str, Loaded], dict[str, str]]:
     """The experiments to run by name, and those that this machine can not run, with the reason.
 
     Raises:
@@ -112,7 +192,12 @@ def _gallery(asked: list[str]) -> tuple[dict[str, Loaded], dict[str, str]]:
     if unknown := [a for a in asked if a not in files]:
         raise BadInput(
             [
-                Problem("command line", f"--cause {u}", "not in the gallery", f"one of {', '.join(files)}")
+                Problem(
+                    "command line",
+                    f"--cause {u}",
+                    "not in the gallery",
+                    f"one of {', '.join(files)}",
+                )
                 for u in unknown
             ],
             about="the command line",
@@ -123,20 +208,37 @@ def _gallery(asked: list[str]) -> tuple[dict[str, Loaded], dict[str, str]]:
         if asked and name not in asked:
             continue
         one = spec.load_experiment(path)
-        why = _not_here(one)
+        if vm and not asked and _machine(one).kind != "vm":
+            continue
+        why = _not_here(one, vm=vm)
         if why:
             impossible[name] = why
         else:
             loaded[name] = one
-    for path in sorted((folder / "vm").glob("*.yaml")):
-        if not asked:
-            impossible[path.stem] = "needs a virtual machine of its own"
     return loaded, impossible
 
 
-def _not_here(loaded: Loaded) -> str:
+def _machine(loaded: Loaded) -> MachineSpec:
+    """What it needs, with the self-test's own sizes where it does not care."""
+    expect = loaded.experiment.expect
+    if expect is None or expect.on is None:
+        return PEN
+    if expect.on.kind != "pen":
+        return expect.on
+    return expect.on.model_copy(
+        update={
+            k: v
+            for k, v in (("memory", PEN.memory), ("disk", PEN.disk))
+            if getattr(expect.on, k) is None
+        }
+    )
+
+
+def _not_here(loaded: Loaded, *, vm: bool) -> str:
     if loaded.experiment.expect is None:
         return "its file does not say what to expect"
+    if _machine(loaded).kind == "vm" and not vm:
+        return "needs a virtual machine (--vm)"
     if loaded.experiment.container.privileged and not _may_be_privileged():
         return "needs a privileged container, which this host does not allow"
     return ""
@@ -153,7 +255,7 @@ def _may_be_privileged() -> bool:
 
 
 def _trials(
-    gallery: dict[str, Loaded], n: int, seed: int
+    gallery: dict[str, Loaded], n: int, seed: int, *, load: bool
 ) -> tuple[dict[str, Truth], Sequence[TrialSpec]]:
     """n trials of each, every experiment on a pen of its own: what it breaks stays with it."""
     truths: dict[str, Truth] = {}
@@ -171,18 +273,18 @@ def _trials(
                 config={"cause": name},
                 n=i,
                 block=block,
-                machine=PEN,
+                machine=_machine(loaded),
+                neighbours=LOAD if load else one.neighbours,
             )
             for i in range(1, n + 1)
         )
     return truths, specs
 
 
-def _meta(monitors: str, seed: int, n: int) -> dict[str, Any]:
+def _meta(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "started": clock.utc().isoformat(),
-        "monitors": monitors,
-        "seed": seed,
-        "n": n,
-        "versions": {"deathbench": harness.__version__, "python": platform.python_version()},
+        "selftest": asked,
+        "monitors": asked["monitors"],
+        "versions": {"deathbench": known.version(), "python": platform.python_version()},
     }

@@ -22,8 +22,8 @@ from harness.schedule import replay
 from harness.stats import sequential
 from harness.store import Campaign
 from harness.verbs import table
+from harness.verbs.known import known
 from harness.verbs.plan import print_plan
-from harness.verbs.selftest import known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,10 @@ def execute(
         options.auto = world.auto() if _any_auto(specs) else options.auto
         findings = [finding.what for finding in health.findings()]
         if findings:
-            print(f"beware: {'; '.join(findings)} ({process.called()} doctor says more)", file=sys.stderr)
+            print(
+                f"beware: {'; '.join(findings)} ({process.called()} doctor says more)",
+                file=sys.stderr,
+            )
         meta = {**frozen(loaded, seed, options), "findings": findings}
         campaign = Campaign.create(loaded.matrix.name, meta)
     else:
@@ -147,7 +150,7 @@ def execute(
                 **plan_of_trials.stopped(),
             },
             watched=plan_of_trials.watched,
-            attribution=known(),
+            attribution=known(options.monitors),
             decisions=[d.document() for d in plan_of_trials.decisions],
         )
     except OSError as error:
@@ -183,20 +186,13 @@ def _schedule(
         )
     outcomes = {v["trial"]: v["outcome"] for v in campaign.verdicts()}
     finished = [
-        # A trial that was saved but not judged (its writer was killed in between) is judged now.
-        {**t, "outcome": outcomes.get(t["trial"]) or _judged_late(campaign, t)}
+        {**t, "outcome": outcomes.get(t["trial"]) or scale.judge_late(campaign, t)}
         for t in campaign.trials()
     ]
     return replay(
         specs, finished, rule=rule, until_deaths=until_deaths, budget=options.budget,
         control=campaign.meta().get("control"),
     )  # fmt: skip
-
-
-def _judged_late(campaign: Campaign, record: Mapping[str, Any]) -> str:
-    judgement = scale.judge(campaign, record)
-    campaign.add_verdict(str(record["trial"]), judgement)
-    return judgement.outcome.value
 
 
 def _any_auto(specs: Sequence[TrialSpec]) -> bool:

@@ -1,5 +1,6 @@
 """Every way in which mounts change, and everything else an experiment may say, on a real pen."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -365,4 +366,12 @@ def test_neighbours_are_there_idle_or_busy_and_go(pen):
         assert all("dd" in command for command in busy.values())
         around.want(Neighbours(count=1, busy=True))
         assert len(there()) == 1
+        around.want(Neighbours(count=4, dying=True))
+        restless = len([row for row in there() if "while" in row["Command"]])
+        assert (len(there()), restless) == (4, min(4, os.cpu_count()))
+        policies = {
+            pen.engine.inspect(row["Id"]).need("it")["HostConfig"]["RestartPolicy"]["Name"]
+            for row in there()
+        }
+        assert policies == {"always"}
     assert pen.left() == []
