@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from harness import attribution, history, process
 from harness.clock import NS
 from harness.errors import EnvironmentInvalid
+from harness.machine import Witnessed
 from harness.model.sizes import differences
 from harness.runner.bystanders import Bystanders
 from harness.runner.trial import Trial
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 
 # `docker system df` walks every layer: once in a while tells as much as every time.
 USAGE_EVERY = 30 * NS
+
+COMES_BACK = 60 * NS
+"""Within this an engine in a VM is there again, on a busy host too."""
+MOST_LOST = 3
+"""VMs that end by themselves in one run: after so many it is the host's fault, or the matrix's."""
 
 
 class Ended(StrEnum):
@@ -107,6 +113,7 @@ class _Shared:
     machines: list[dict[str, Any]] = field(default_factory=list)
     corpse: Machine | None = None
     last_usage: int = 0
+    lost: int = 0
 
     def block(self) -> int | None:
         """The next block that no other worker has."""
@@ -293,7 +300,7 @@ class _Worker:
             if stay.spoiled:
                 self.progress.note(f"{stay.machine.kind}: {stay.spoiled[0]}; starting it again")
                 return False
-            if not self.shared.stop.is_set() and stay.engine.ping(deadline=10).failure is not None:
+            if not self.shared.stop.is_set() and not self._answers(stay):
                 return self._lost(specs[-1], stay.machine)
         return True
 
@@ -328,8 +335,31 @@ class _Worker:
                     machine=self.shared.machines[0], machines=self.shared.machines
                 )
 
+    def _answers(self, stay: _Stay) -> bool:
+        """Is its engine there? A VM's init starts a daemon that died anew: that takes a while."""
+        clock, machine = self.world.clock, stay.machine
+        end = clock.now() + (COMES_BACK if isinstance(machine, Witnessed) else 0)
+        while stay.engine.ping(deadline=10).failure is not None:
+            if clock.now() >= end or self._ended(machine):
+                return False
+            clock.sleep(0.5)
+        return True
+
+    def _ended(self, machine: Machine) -> bool:
+        """Has this host seen the machine itself end?"""
+        return isinstance(machine, Witnessed) and any(s.ended for s in machine.testimony(0))
+
     def _lost(self, spec: TrialSpec, machine: Machine) -> bool:
-        """The engine does not answer any more. Asked for, it is started anew; else we stop."""
+        """The engine does not answer any more. Asked for, it is started anew; else we stop.
+
+        A VM that ended is a finding about its size, too: a fresh one goes on, a few times.
+        """
+        if self._ended(machine) and not spec.experiment.inject:
+            with self.shared.lock:
+                self.shared.lost += 1
+            if self.shared.lost <= MOST_LOST:
+                self.progress.note(f"{machine.kind} {machine.name} ended in {spec.trial}; a fresh one goes on")
+                return False
         if spec.experiment.inject:
             self.progress.note(f"{machine.kind}: no engine after {spec.trial}; starting it again")
             return False

@@ -192,6 +192,47 @@ def test_an_engine_that_dies_ends_the_sweep_and_keeps_what_there_is(sweep):
     assert sweep.left == []
 
 
+def test_an_engine_that_comes_back_by_itself_ends_nothing(sweep):
+    """A VM's init starts dockerd anew: the machine is waited for, not given up."""
+    died = []
+
+    def met(engine):
+        dockerd = engine.machine.dockerd
+
+        def back():
+            dockerd.up = True
+
+        if not died:
+            died.append(1)
+            sweep.clock.after(1.0, engine.machine.kill_engine)
+            sweep.clock.after(9.0, back)
+
+    sweep.world.met = met
+    ending = sweep.run(cells(4))
+    assert ending.how is Ended.COMPLETE
+    assert len(sweep.ran) == 4
+    assert len(sweep.world.machines) == 1
+
+
+@pytest.mark.parametrize(("cuts", "how"), [(2, Ended.COMPLETE), (9, Ended.ENVIRONMENT)])
+def test_a_machine_that_ends_is_a_finding_and_a_fresh_one_goes_on(sweep, cuts, how):
+    """The trial is judged by what this host saw; a host that loses machine after machine is left."""
+    cut = []
+
+    def met(engine):
+        if len(cut) < cuts:
+            cut.append(1)
+            sweep.clock.after(0.5, engine.machine.power_cut)
+
+    sweep.world.met = met
+    ending = sweep.run(cells(5))
+    assert ending.how is how
+    assert "a fresh one goes on" in sweep.notes.getvalue()
+    assert len(cut) == min(cuts, scale.MOST_LOST + 1)
+    assert list(sweep.outcomes.values()).count("died") == len(cut)
+    assert sweep.left == []
+
+
 def test_a_machine_that_can_not_be_had_ends_the_sweep(sweep):
     """In the words of whoever could not make it; nothing was run."""
     sweep.world.refuse = EnvironmentInvalid("no machine today")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.fakes import kernel
 from harness.fakes.dockerd import Dockerd
-from harness.machine import MachineFacts, ProbeSite
+from harness.machine import HostSaid, MachineFacts, ProbeSite
 from harness.process import Result
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Machine:
         self.rooted: Callable[[Sequence[str]], Result | None] = lambda argv: None
         self.started = self.stopped = 0
         self.kept = False
+        self.told: list[HostSaid] = []
         self._fresh()
 
     def _fresh(self) -> None:
@@ -83,7 +84,15 @@ class Machine:
         self.commands.append(tuple(argv))
         return self.rooted(argv) or Result(tuple(argv), 0, _said(tuple(argv)), b"", 0.0)
 
+    def testimony(self, since: int) -> tuple[HostSaid, ...]:
+        return tuple(said for said in self.told if said.at >= since)
+
     # --- what tests do to it ---
+
+    def power_cut(self) -> None:
+        """It ends as a VM does that is killed: its engine is gone, and this host saw it go."""
+        self.kill_engine()
+        self.told.append(HostSaid(at=self.clock.now(), what="killed", why="its process is gone"))
 
     def kill_engine(self) -> None:
         """SIGKILL for dockerd: calls under way break off, containers live on, unwatched by it."""

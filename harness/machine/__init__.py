@@ -133,6 +133,11 @@ class HostSaid:
     why: str
     until: int | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Is the machine gone? It does not come back by itself."""
+        return self.what in ("killed", "shut-down")
+
 
 @runtime_checkable
 class Witnessed(Protocol):

@@ -135,7 +135,7 @@ def _over(stage: Stage) -> bool:
     """Has this host seen the machine's end? Nothing that is gone so comes back by itself."""
     machine = stage.machine
     return isinstance(machine, Witnessed) and any(
-        said.what in ("killed", "shut-down") for said in machine.testimony(stage.began)
+        said.ended for said in machine.testimony(stage.began)
     )
 
 
