@@ -16,7 +16,7 @@ from harness import process
 from harness.attribution import judge
 from harness.errors import EnvironmentInvalid
 from harness.history import build
-from harness.machine import colima_call, colima_home, colima_start, lima
+from harness.machine import colima_call, colima_home, colima_start, colima_state, lima
 from harness.machine.colima_start import Wish
 from harness.model.sizes import differences
 from harness.model.verdicts import Certainty, Outcome
@@ -340,3 +340,53 @@ def test_a_machine_that_stands_still_for_good():
     story.harness(15_000, e.Phase, phase="clean", edge="begin")
     judged = judge(build(story.events))
     assert (judged.outcome, judged.verdict.cause) == (Outcome.EXEC_FAILED, "vm-suspended")
+
+
+# --- the user's own profiles in a person's words ----------------------------------------------
+
+
+WELL = {
+    "name": "mine",
+    "status": "Running",
+    "answers": True,
+    "engine": True,
+    "asked": {},
+    "inside": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "words", "mend"),
+    [
+        ({"status": "Broken"}, "without the host agent", "colima stop -f -p mine"),
+        ({"answers": None}, "stands still", "kill -CONT"),
+        (
+            {"answers": False, "words": "error retrieving current runtime: empty value"},
+            "empty value",
+            "colima restart",
+        ),
+        ({"engine": False}, "its docker.sock is dead", "colima restart"),
+        (
+            {"asked": {"memory": 8 * GIB, "cpus": 2}, "inside": {"memory": 3 * GIB, "cpus": 2}},
+            "8GiB asked for, 3GiB inside",
+            "colima stop -p mine",
+        ),
+        ({"status": "Stopped", "strays": 2}, "2 processes", "_lima"),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_said_with_what_mends_it(state, words, mend):
+    """One finding for each trap of colima's that `list` does not show."""
+    (finding,) = colima_state.explain(colima_state.Profile(**{**WELL, **state}))
+    assert words in finding.what
+    assert mend in finding.mend
+    assert finding.harm
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"status": "Stopped", "answers": False, "engine": False},
+     {"asked": {"memory": GIB}, "inside": {"memory": 989872 << 10}}],
+)  # fmt: skip
+def test_a_profile_that_is_well_is_no_finding(state):
+    """Stopped is no fault, and neither is the kernel's own share of a small VM."""
+    assert colima_state.explain(colima_state.Profile(**{**WELL, **state})) == []

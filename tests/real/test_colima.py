@@ -13,7 +13,7 @@ import pytest
 
 from harness import lease
 from harness.errors import EnvironmentInvalid
-from harness.machine import choose, colima_call, colima_start, lima
+from harness.machine import choose, colima_call, colima_start, colima_state, lima
 from harness.machine.colima import Colima
 from harness.model.sweep import MachineSpec
 
@@ -155,3 +155,24 @@ def test_a_flag_that_this_version_lacks_is_a_clear_refusal(programs, places):
     machine = Colima(vm_type="vz", user=USER, places=places, start_deadline=60)
     with pytest.raises(EnvironmentInvalid, match="--vm-type"):
         machine.start()
+
+
+def test_doctor_looks_at_the_users_own_profiles(programs, monkeypatch):
+    """One that runs and has no docker.sock is said to be so; nothing of it is touched."""
+    home = Path(tempfile.mkdtemp(prefix="db-home-"))
+    home.chmod(0o777)
+    monkeypatch.setenv("COLIMA_HOME", str(home))
+    monkeypatch.setenv("SUDO_USER", USER)
+    try:
+        made = colima_call.call(("colima", "start", "-p", "mine"), home=home, user=USER)
+        assert made.ok
+        found = [f.what for f in colima_state.findings() if "colima profile" in f.what]
+        assert found == [
+            "colima profile mine is well, but its docker.sock is dead: the ssh connection that"
+            " carried it has ended"
+        ]
+        calls = [json.loads(line)[0] for line in (home / "calls").read_text().splitlines()]
+        assert calls == ["start", "list", "status", "ssh"]
+    finally:
+        lima.kill(lima.processes(str(home)))
+        shutil.rmtree(home)
