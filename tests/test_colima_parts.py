@@ -7,17 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from harness import clock, process
 from harness import events as e
-from harness import process
 from harness.attribution import judge
 from harness.errors import EnvironmentInvalid
 from harness.history import build
 from harness.machine import colima_call, colima_home, colima_start, colima_state, lima
 from harness.machine.colima_start import Wish
+from harness.machine.lima_watch import Watch
 from harness.model.sizes import differences
 from harness.model.verdicts import Certainty, Outcome
 from harness.parse.lima import parse_lima
@@ -390,3 +392,17 @@ def test_what_is_wrong_with_a_profile_is_said_with_what_mends_it(state, words, m
 def test_a_profile_that_is_well_is_no_finding(state):
     """Stopped is no fault, and neither is the kernel's own share of a small VM."""
     assert colima_state.explain(colima_state.Profile(**{**WELL, **state})) == []
+
+
+def test_a_clock_that_lima_set_is_an_event(tmp_path):
+    """Its line has this host's wall clock: it lies on our own line, oldest first."""
+    now = clock.RealClock().wall() // 10**9
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    (tmp_path / "ha.stderr.log").write_text(
+        json.dumps({"msg": "Time sync: guest clock adjusted (was 1555ms off)", "time": stamp}) + "\n"
+    )
+    watch = Watch(lima.Instance(tmp_path), gone=lambda: None)
+    (step,) = watch.told(0)
+    assert (step.what, step.ended) == ("clock-step", False)
+    assert "1555ms" in step.why
+    assert watch.told(clock.now() + 10**9) == ()

@@ -122,8 +122,8 @@ class HostSaid:
         at: Since when, ns of `clock.now`.
         until: Till when; None: it lasts, or it is an end.
         what: killed (it ended without an order) · shut-down (on somebody's order) · still
-            (it is stopped, with all its clocks) · agentless (it runs, what looks after it does
-            not) · channel, engine, unreachable (our own connection to its engine was lost: while
+            (it is stopped, with all its clocks) · clock-step (its wall clock was set from here)
+            · channel, engine, unreachable (our own connection to its engine was lost: while
             the engine inside answered; while it did not; while nobody inside could be asked).
         why: The processes and lines that say so.
     """

@@ -200,10 +200,15 @@ class Colima:
         if wrong:
             raise EnvironmentInvalid(
                 f"colima profile {self.profile} is not of the size that was asked for",
-                why="\n".join([*wrong, *(f"colima warned: {w}" for w in self._warned)])
+                why="\n".join([*wrong, *self._excuses()])
                 + "\n(a colima disk only grows; `colima list` repeats what was asked)",
                 mend="a profile of the harness's own (leave `profile` out) is made anew each time",
             )
+
+    def _excuses(self) -> list[str]:
+        """What colima and Lima themselves said of a size that they did not give."""
+        reduced = [f.text for f in self.instance.facts() if f.what == "memory-reduced"]
+        return [f"it warned: {words}" for words in (*self._warned, *reduced)]
 
     def _status(self) -> str:
         """Running, Stopped, Broken, or "" for none. `list` never looks inside, but never hangs."""

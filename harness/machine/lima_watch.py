@@ -56,7 +56,7 @@ class Watch:
         return self._gone is not None
 
     def told(self, since: int) -> tuple[HostSaid, ...]:
-        """The VM's own states since then (ns of `clock.now`), oldest first; nothing while it runs."""
+        """The VM's own states since then (ns of `clock.now`), oldest first, and when its clock was set."""
         said = [
             HostSaid(
                 at=begin, until=end, what="still",
@@ -65,11 +65,21 @@ class Watch:
             for begin, end in list(self._still)
             if end is None or end >= since
         ]  # fmt: skip
+        said += [step for step in self._clock_steps() if step.at >= since]
         if self._gone is not None and self._gone >= since:
             now = self._instance.condition(self._pid)
             what = "shut-down" if now.state == "shut-down" else "killed"
             said.append(HostSaid(at=self._gone, what=what, why=now.why))
         return tuple(sorted(said, key=lambda one: one.at))
+
+    def _clock_steps(self) -> list[HostSaid]:
+        """When Lima set the guest's wall clock; under memory pressure it sets it wrongly."""
+        ahead = clock.RealClock().wall() - clock.now()
+        return [
+            HostSaid(at=fact.wall - ahead, what="clock-step", why=fact.text)
+            for fact in self._instance.facts()
+            if fact.what == "clock-step" and fact.wall is not None
+        ]
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK):
