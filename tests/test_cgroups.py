@@ -150,3 +150,13 @@ def test_mounts_decide_the_version():
     assert set(found.trees) == {"memory", "name=systemd", "unified"}
     assert cgroups.layout("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n").version == 2
     assert cgroups.layout("broken line\n").trees == {}
+
+
+def test_a_system_without_proc_has_no_control_groups(monkeypatch):
+    """A Mac: nothing to look at is no error, since `clean` and `doctor` run there too."""
+
+    def nothing(self, **_):
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "read_text", nothing)
+    assert cgroups.layout().trees == {}

@@ -77,7 +77,10 @@ def layout(mounts: str | None = None) -> Layout:
     (1, ['cpu', 'cpuacct', 'unified'])
     """
     if mounts is None:
-        mounts = Path("/proc/self/mounts").read_text(errors="replace")
+        try:
+            mounts = Path("/proc/self/mounts").read_text(errors="replace")
+        except OSError:
+            mounts = ""  # a system without control groups, such as a Mac
     trees: dict[str, Path] = {}
     for line in mounts.splitlines():
         parts = line.split()
