@@ -474,10 +474,11 @@ class Logs(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLine(Event):
-    """A line of the harness host's own log (macOS: the virtualisation processes)."""
+    """A line of the host's own log that bears on a VM (macOS). what: as `parse.macos` has it."""
 
     kind: ClassVar[str] = "host-log"
     text: str
+    what: str = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -515,7 +516,6 @@ KINDS: dict[str, type[Event]] = {
         Phase, ContainerRef, Status, Exec, ApiCall, Logs, HostLine, HostState, Note,
     )
 }  # fmt: skip
-
 
 
 def _is_int(value: Any) -> bool:

@@ -13,6 +13,7 @@ from harness import events as e
 from harness.clock import NS
 from harness.engine import Trouble
 from harness.machine import Witnessed
+from harness.runner import maclog
 from harness.runner.making import everyone, make
 from harness.runner.pretask import on_host, prepare_exec
 from harness.runner.recipe import limits
@@ -97,6 +98,8 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
         # A request without time is made all the same: that it was not answered is told.
         return max(0.05, min(most, (end - clock.now()) / NS))
 
+    if maclog.applies():
+        maclog.hear(stage, deadline=left(10))
     if stage.subject:
         _look_at(stage, stage.subject, left)
     wanted = {"label": [f"{key}={value}" for key, value in stage.labels.items()]}
