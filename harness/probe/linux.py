@@ -36,6 +36,17 @@ def _check(result: int, what: str) -> int:
     return result
 
 
+def sees_all() -> bool:
+    """Is this the kernel's first PID namespace? Its inode is PROC_PID_INIT_INO, on every kernel.
+
+    Trace events and the proc connector name processes by that namespace's numbers alone.
+    """
+    try:
+        return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"
+    except OSError:
+        return False
+
+
 def private_mounts() -> None:
     """A mount namespace of our own: the host's mounts still arrive, ours never leave."""
     _check(LIBC.unshare(CLONE_NEWNS), "unshare")

@@ -55,6 +55,13 @@ WHOLE = 2_000_000_000
 """Nanoseconds a barrier may take to empty a source."""
 BATCH = 0.05
 """Seconds between readings of what is frequent. A death or a sender reads it at once."""
+_FAR = "this is not the kernel's first PID namespace: "
+FOREIGN = {
+    "trace": _FAR + "the tracer's numbers are nobody's here",
+    "proc": _FAR + "the proc connector's numbers are nobody's here",
+    "kernel": _FAR + "the log's process numbers are nobody's here",
+}
+"""What a container of its own hides from us: a number that means another process is worse than none."""
 
 
 class Probe:
@@ -142,9 +149,13 @@ class Probe:
     def start_watching(self) -> None:
         without = frozenset(self.config.get("without") or ())
         self.watch.pidfd_works = "pidfd" not in without
+        foreign = {} if linux.sees_all() else FOREIGN
         try:
             if "tracefs" in without:
                 raise OSError(0, "left out on request")
+            if foreign:
+                # Nor can stale instances be told from living ones: the makers are out of sight.
+                raise OSError(0, foreign["trace"])
             self.tracing = tracefs.find()
             tracefs.remove_stale(self.tracing, self.label)
         except OSError as error:
@@ -171,10 +182,15 @@ class Probe:
             if what in without:
                 self.out.source(what, "unsupported", "left out on request")
                 continue
+            if what == "proc" and foreign:
+                self.out.source(what, "unsupported", foreign[what])
+                continue
             try:
                 begin()
             except Exception as error:
                 self.out.source(what, "unsupported", "%s: %s" % (type(error).__name__, error))
+        if foreign and "kernel" not in without:
+            self.out.source("kernel", "partial", foreign["kernel"])
         self.deaths.without_moves()
         self.loop.every(1.0 / self.hz, self.watch.sample, "cgroup")
         self.loop.every(BATCH, self.batch, "lineage")

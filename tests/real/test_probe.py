@@ -489,6 +489,20 @@ def test_full_monitors_trace_the_daemons_system_calls(pen, client, image, tracer
     assert client.remove(container, force=True).ok
 
 
+def test_numbers_of_another_namespace_are_no_evidence(pen):
+    """In a PID namespace of its own the probe claims neither tracer nor connector."""
+    heard = Heard()
+    site = pen.probe_site()
+    apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "/usr/bin/python3")
+    with ProbeLink(replace(site, python=apart), on_event=heard):
+        for name, state in (("trace", "unsupported"), ("proc", "unsupported"), ("kernel", "partial")):
+            said = heard.wait(events.SourceState, name=name, state=state)
+            assert "PID namespace" in said.why
+        # Nothing else of the same name takes that back.
+        assert heard.of(events.SourceState, name="trace", state="active") == []
+        assert heard.of(events.SourceState, name="kernel")[-1].state == "partial"
+
+
 def test_monitors_off_leaves_docker_alone(pen, client, image):
     """`off` opens no kernel source: Docker's events and the clock are all there is."""
     heard = Heard()
