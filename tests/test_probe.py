@@ -23,6 +23,7 @@ if sys.platform == "linux":
     from harness.probe import namespaces as spaces
     from harness.probe.loop import Loop
     from harness.probe.out import HARD, SOFT, Bucket, Out
+    from harness.probe.watch import Watch
     from harness.runner.bundle import LOADER, archive
     from harness.runner.link import ProbeLink
 
@@ -232,6 +233,43 @@ def test_the_dead_whose_end_was_lost_are_swept_out(loop, out, monkeypatch, pipe)
     one.take(gone(4_200_099))
     one.drain()
     assert set(one.tasks) == {os.getpid(), 4_200_099}
+
+
+def test_a_flood_of_forks_whose_ends_are_lost_leaves_a_bounded_table(loop, out, pipe):
+    """Three hundred thousand births in batches, the tracer losing every end: the table stays small."""
+    one = table(loop, out)
+    one.instance = instance(pipe)
+    most = 0
+    for batch in range(100):
+        for n in range(3000):
+            one.take(newborn(4_000_000, 4_200_000 + batch * 3000 + n))
+        one.drain()
+        most = max(most, len(one.tasks))
+    living = len(os.listdir("/proc"))
+    assert most <= lineage.CROWD + lineage.DEAD + 2 * living + 3000
+    assert out.size < SOFT
+
+
+def test_a_thousand_containers_that_are_not_ours_cost_nothing(loop, out, monkeypatch):
+    """Their births, moves, signals and ends are read and said by nobody; nothing is opened for them."""
+    one = table(loop, out)
+    watching = Watch(loop, out, cgroups.Hierarchies(), one, "/")
+    monkeypatch.setattr(watching, "_search", lambda watched: pytest.fail("looked for a stranger"))
+    death = deaths.Deaths(loop, out, watching, one, None, SimpleNamespace(is_daemon=lambda pid: False), None)
+    files = len(os.listdir("/proc/self/fd"))
+    for n in range(1000):
+        pid, path = 4_300_000 + n, f"/docker/{n:064x}"
+        one.take(newborn(4_000_000, pid, "runc"))
+        death.moved(Line("cgroup_mkdir", f"root=1 id=2 level=2 path={path}"))
+        death.moved(
+            Line("cgroup_attach_task", f"dst_root=1 dst_id=2 dst_level=2 dst_path={path} pid={pid} comm=runc")
+        )
+        death.signalled(Line("signal_generate", f"sig=9 errno=0 code=0 comm=sh pid={pid} grp=1 res=0"))
+        one.take(gone(pid))
+    assert watching.all == {} and watching.mains == {} and watching.parents == set()
+    assert one.tasks[4_300_000].container == f"{0:064x}"  # who a sender is, should it be one
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert out.waiting == []
 
 
 def test_children_live_in_their_makers_container(loop, out):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ALL_OF_IT = frozenset({"probe", "link"})
 """A gap of these is one of every source that speaks through the probe."""
 
-OWN = frozenset({"runner", "status", "exec", "api", "engine"})
+OWN = frozenset({"runner", "status", "exec", "api", "engine", "strace", "host-log"})
 """What the harness itself says does not come through the probe."""
 
 

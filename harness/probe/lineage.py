@@ -27,6 +27,7 @@ BUDGET = 10_000_000
 DEAD = 8192
 """How many of the dead are remembered."""
 CROWD = 3 * DEAD
+"""By how many the table may grow before it is held against who lives."""
 CLONE_THREAD = 0x10000
 CONTAINER = re.compile(r"(?:/|docker-)([0-9a-f]{64})(?=\.scope|/|$)")
 
@@ -73,7 +74,7 @@ class Lineage:
         self.read_until = boot()
         self.blind_since: Optional[int] = None
         self.blind_lost = 0
-        self.swept = 0
+        self.kept = 0
         self.count = 0
 
     def start(self, root: Optional[str], name: str) -> None:
@@ -166,9 +167,9 @@ class Lineage:
             )
             self.blind_since, self.blind_lost = None, 0
         self.read_until = now
-        if len(self.tasks) > CROWD and now - self.swept > 10_000_000_000:
-            self.swept = now
+        if len(self.tasks) > self.kept + CROWD:
             self.sweep()
+            self.kept = len(self.tasks)
 
     def sweep(self) -> None:
         """Ends that were lost in an overrun leave the dead among the living: ask who lives."""
