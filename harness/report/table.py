@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode
 from harness.model.verdicts import Hypothesis
-from harness.report import curves, tally
+from harness.report import curves, dependence, tally
 from harness.stats import intervals
 from harness.stats.drift import FEW
 from harness.stats.drift import test as test_drift
@@ -117,6 +117,9 @@ class Table:
             trials depended on their outcomes, or where too few died to say.
         responses: Dose-response curves of axes with four or more numbers.
         control: The cell that is there to show drift; it counts against no tolerance.
+        clusters: Trials of the same cause and path, the largest first.
+        dependences: Whether deaths called otherwise than a race depend on a delay.
+        called: How the user calls the program, for lines to copy.
     """
 
     campaign: str | None
@@ -132,6 +135,14 @@ class Table:
     drift: Drift | None = None
     responses: tuple[curves.Response, ...] = ()
     control: str | None = None
+    clusters: tuple[tally.Cluster, ...] = ()
+    dependences: tuple[dependence.Dependence, ...] = ()
+    called: str = ""
+
+    def show_line(self, cluster: tally.Cluster) -> str:
+        """What to type to see a cluster's representative."""
+        where = f"{self.campaign}:{cluster.trial}" if self.campaign else cluster.trial
+        return f"{self.called} show {where}".strip()
 
     @property
     def exit(self) -> ExitCode:
@@ -166,6 +177,15 @@ class Table:
             "drift": None if self.drift is None else self.drift.document(),
             "control": self.control,
             "responses": [r.document() for r in self.responses],
+            "clusters": [
+                {
+                    "outcome": c.outcome, "hypothesis": c.hypothesis, "cause": c.cause,
+                    "path": list(c.path), "trials": c.trials, "cells": c.cells,
+                    "representative": c.trial, "show": self.show_line(c),
+                }
+                for c in self.clusters
+            ],
+            "dependences": [d.document() for d in self.dependences],
             **self.extra,
         }
 
@@ -227,12 +247,14 @@ def from_tally(
     extra: Mapping[str, Any] | None = None,
     control: str | None = None,
     level: float = curves.DEFAULT_LEVEL,
+    called: str = "",
 ) -> Table:
     """As `build`, from counts that are there already.
 
     Args:
         control: A cell that is there to show drift and for nothing else.
         level: The rate whose crossing the curves show.
+        called: How the user calls the program.
     """
     planned = {name: tally.CellCounts(name, config) for name, config in cells}
     every = {**planned, **counts.cells}
@@ -275,6 +297,10 @@ def from_tally(
         extra=dict(extra or {}),
         drift=moved,
         responses=tuple(_responses(rows, level)),
+        clusters=tuple(counts.clusters),
+        # Where trials went on or stopped by what was seen, equal chances are not to be expected.
+        dependences=() if watched else dependence.find(rows),
+        called=called,
         control=control,
     )
 

@@ -91,11 +91,35 @@ class Evidence:
 
 
 @dataclass(slots=True)
+class Cluster:
+    """Trials that came to the same end in the same way: the same cause by the same path.
+
+    Attributes:
+        outcome: died or exec-failed.
+        trials: How many, warm-up left out.
+        cells: Of how many cells.
+        trial: The one to look at: the first of those that are known best.
+    """
+
+    outcome: str
+    hypothesis: str
+    cause: str
+    path: tuple[str, ...]
+    trials: int
+    cells: int
+    trial: str
+
+
+@dataclass(slots=True)
 class Tally:
-    """All cells of one campaign, in the order in which their first trials finished."""
+    """All cells of one campaign, in the order in which their first trials finished.
+
+    clusters: The largest first.
+    """
 
     cells: dict[str, CellCounts] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=Evidence)
+    clusters: list[Cluster] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +130,7 @@ class _Judged:
     hypothesis: str | None = None
     cause: str | None = None
     certainty: str | None = None
+    path: tuple[str, ...] = ()
     saw: tuple[str, ...] = ()
     blind: tuple[tuple[str, str], ...] = ()
 
@@ -124,6 +149,7 @@ def _judged(line: dict[str, Any]) -> _Judged:
         verdict["hypothesis"],
         verdict["cause"],
         verdict.get("certainty"),
+        tuple(verdict.get("path") or ()),
         tuple(grade.get("saw", ())),
         tuple(sorted({(b["source"], b["why"]) for b in grade.get("blind", ())})),
     )
@@ -159,6 +185,7 @@ def _count(records: Iterable[_Head], of_trial: dict[str, _Judged]) -> Tally:
     # How many trials of each cell came to the same thing: added up once at the end.
     sums: dict[tuple[str, int], int] = {}
     by_id: dict[int, _Judged] = {}
+    first: dict[int, tuple[int, str]] = {}
     for place, (trial, name, config, block, warm_up) in enumerate(records):
         cell = cells.get(name)
         if cell is None:
@@ -174,7 +201,9 @@ def _count(records: Iterable[_Head], of_trial: dict[str, _Judged]) -> Tally:
             cell.unjudged += 1
             continue
         key = id(found)
-        by_id[key] = found
+        if key not in by_id:
+            by_id[key] = found
+            first[key] = (place, trial)
         sums[name, key] = sums.get((name, key), 0) + 1
         if found.outcome in OBSERVED:
             died = found.outcome == DIED
@@ -191,7 +220,39 @@ def _count(records: Iterable[_Head], of_trial: dict[str, _Judged]) -> Tally:
         if judged.cause is not None:
             uses[judged] += n
     _weigh(result.evidence, uses)
+    result.clusters = _clusters(sums, by_id, first)
     return result
+
+
+_BEST_KNOWN = ("certain", "likely")
+
+
+def _clusters(
+    sums: Mapping[tuple[str, int], int],
+    by_id: Mapping[int, _Judged],
+    first: Mapping[int, tuple[int, str]],
+) -> list[Cluster]:
+    grouped: dict[tuple[str, str, str, tuple[str, ...]], list[tuple[str, int]]] = {}
+    for name, key in sums:
+        one = by_id[key]
+        if one.cause is not None and one.outcome in {DIED, EXEC_FAILED}:
+            same = (one.outcome, one.hypothesis or "unknown", one.cause, one.path)
+            grouped.setdefault(same, []).append((name, key))
+
+    def known(key: int) -> tuple[int, tuple[int, str]]:
+        sure = by_id[key].certainty
+        return (_BEST_KNOWN.index(sure) if sure in _BEST_KNOWN else len(_BEST_KNOWN)), first[key]
+
+    found = [
+        Cluster(
+            *same,
+            trials=sum(sums[part] for part in parts),
+            cells=len({name for name, _ in parts}),
+            trial=min(known(key) for _, key in parts)[1][1],
+        )
+        for same, parts in grouped.items()
+    ]
+    return sorted(found, key=lambda c: (-c.trials, c.outcome, c.cause, c.path))
 
 
 def _add(cell: CellCounts, judged: _Judged, n: int) -> None:
@@ -298,10 +359,10 @@ def _kept(line: str, outcome: str) -> str:
     A verdict with blind spans is read whole: their times differ from trial to trial.
     """
     begin = line.find('"verdict":{"hypothesis":"')
-    end = line.find(',"path":[', begin)
+    end = line.find("]", line.find(',"path":[', begin)) + 1
     grade = line.rfind(',"grade":{"saw":[', end)
     close = line.find("]", grade)
-    if begin < 0 or end < 0 or grade < 0 or not line.startswith('],"blind":[]}', close):
+    if begin < 0 or end <= begin or grade < 0 or not line.startswith('],"blind":[]}', close):
         return ""
     return f'{{"outcome":"{outcome}",{line[begin:end]}{line[grade:close]}],"blind":[]}}}}}}'
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.model.verdicts import Hypothesis
-from harness.report import curves, words
+from harness.report import curves, dependence, words
 from harness.schedule import ALL_RAN
 
 if TYPE_CHECKING:
@@ -122,13 +122,33 @@ def _below(table: Table, dropped: list[Hypothesis]) -> list[str]:
         lines.append(
             "an interval takes unobserved trials as survived at its lower end, as died at its upper"
         )
+    lines += _clusters(table)
     lines += _failed(table)
     lines += _evidence(table)
     lines += _tolerance(table)
     lines += [curves.line(response) for response in table.responses]
+    lines += [dependence.line(found) for found in table.dependences if found.flagged]
     lines += list(table.notes)
     if table.attribution is not None:
         lines.append(_attribution(table.attribution))
+    return lines
+
+
+_MOST_CLUSTERS = 12
+
+
+def _clusters(table: Table) -> list[str]:
+    """Deaths and failed execs of the same cause and path, each with one to look at."""
+    shown = table.clusters[:_MOST_CLUSTERS]
+    if not shown:
+        return []
+    lines = ["by cause and path:"]
+    for c in shown:
+        where = words.count(c.cells, "cell")
+        steps = " → ".join(c.path) or c.cause
+        lines.append(f"  {c.trials} {c.outcome} in {where}: {steps}  ({table.show_line(c)})")
+    if len(table.clusters) > _MOST_CLUSTERS:
+        lines.append(f"  {len(table.clusters) - _MOST_CLUSTERS} more (--json lists them)")
     return lines
 
 

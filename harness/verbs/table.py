@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import store, units
+from harness import process, store, units
 from harness.errors import BadInput, Problem
 from harness.model.sizes import differences
 from harness.report import curves, tally
@@ -126,6 +126,7 @@ def with_meta(
         stopped=meta.get("stopped"),
         watched=bool(meta.get("watched")),
         notes=_not_as_asked(meta.get("machines") or ()),
+        called=process.called(),
     )
 
 
