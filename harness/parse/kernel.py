@@ -170,6 +170,7 @@ def parse_kernel(text: str) -> KernelFact | None:
     >>> parse_kernel("ODEBUG: Out of memory. ODEBUG disabled") is None
     True
     """
+    text = text.rstrip("\n")
     if m := _OOM_KILL.fullmatch(text):
         return OomKill(m["limit"], m["home"], int(m["pid"]), m["comm"])
     if m := _KILLED.fullmatch(text):
