@@ -284,12 +284,13 @@ class CgroupSample(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountChange(Event):
-    """Lines of the container's mountinfo that came and went; the first one has all in `added`."""
+    """Lines of mountinfo that came and went, at first all in `added`; gone: "upperdir", if deleted."""
 
     kind: ClassVar[str] = "mounts"
     container: str
     added: list[str]
     removed: list[str]
+    gone: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,10 +319,8 @@ class PostMortem(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSample(Event):
     """The machine at one instant. Sizes in bytes; disks: mount point → {total, free, inodes,
-    inodes_free, device}, device as stat gives it.
-
-    disks_at: when the disks were really asked (ns): a file system that answers late is shown
-    with its last answer. None: at `t`.
+    inodes_free, device}, device as stat gives it. disks_at: when the disks were really asked
+    (ns): a file system that answers late is shown with its last answer. None: at `t`.
     """
 
     kind: ClassVar[str] = "machine"

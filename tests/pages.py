@@ -49,6 +49,13 @@ BY_EXEC = {
     "containerd-down": "the engine's words (`unavailable`); certain when containerd was seen gone",
     "containerd-hung": "no answer, and containerd was seen stopped",
     "shim-killed": "the engine's words (`container is not running`, without an id); certain when the shim was seen gone",
+    "lost-exit": "the runtime refuses an exec in a stopped container, and the engine goes on calling it running: long afterwards, or while containerd had been away",
+    "main-stopped": "no answer, and its main process had been stopped by a signal; at most likely",
+    "dockerd-start-failed": "the connection itself failed, and dockerd's log says that it could not start",
+    "vm-oom-daemon": "the connection itself failed, and the kernel's OOM killer had chosen dockerd or containerd",
+    "daemon-pids-limit": "the engine could not make a process, and the kernel log has a fork refused outside every container",
+    "disk-full": "words of no space left, the engine's or the command's, and a file system of the engine that was full meanwhile",
+    "rootfs-lost": "it ran and left with an error status after the writable layer of the root file system had been deleted",
     "shim-hung": "no answer, and the container's shim was seen stopped",
     "vm-suspended": "the machine's clocks jumped by at least half of the time that the exec was waited for",
     "mount-source-deleted": "the mount table marks the source as deleted, and the command found nothing below it; or the engine refuses its working directory as outside the container",
@@ -66,7 +73,7 @@ BY_EXEC = {
     "exec-bad-request": "the engine's words",
     "exec-error": "it ran and left with an error status, and nothing above was seen; certain with the raw wait status",
     "exec-killed": "status 137, and somebody's SIGKILL to a process of the container was seen meanwhile",
-    "exec-timeout": "no answer; the engine started it, it has not ended, the engine answered afterwards, and nothing was seen standing still",
+    "exec-timeout": "no answer; the engine started it, it has not ended, the engine answered afterwards, and nothing was seen standing still by tracer and control groups",
     "unknown": "no rule's evidence is there, or two rules with different hypotheses fit alike",
 }
 """How `attribution.execs`, `standstill` and `race` decide, in one line each."""

@@ -69,6 +69,15 @@ def engine_agrees(case: Case) -> Clues:
     return (Clue(die.n, "docker", f"the engine says exit code {die.what.exit_code}"),)
 
 
+def disagreement(case: Case) -> Clues:
+    """the engine says another exit code than the kernel"""
+    die, status = case.ending.die, case.death.wait_status
+    if die is None or status is None or die.what.exit_code in (None, case.death.exit_code):
+        return ()
+    words = f"the engine says exit code {die.what.exit_code}, the kernel {case.death.exit_code}"
+    return (Clue(die.n, "docker", words),)
+
+
 def killed_by_core(case: Case) -> Clues:
     """its main process was ended by a signal that a fault of its own raises"""
     if case.killed_by not in CORE:
@@ -219,7 +228,7 @@ def _child_killed(case: Case, *places: str) -> Clues:
             and place(case, s) in places
             # A helper of its own (`timeout`) that ends a child is the program's own way;
             # only the status passed on says that it left because of that.
-            and (case.left_with == 128 + s.what.sig or not _helper(case, s))
+            and (case.left_with == 128 + s.what.sig or not _may_be_helper(case, s))
         ):
             clues = [
                 Clue(
@@ -252,8 +261,10 @@ def child_sender(case: Case) -> Sender | None:
     return None
 
 
-def _helper(case: Case, signal: Seen[Signal]) -> bool:
-    """Was the sender made by the main process, or by what that had made?"""
+def _may_be_helper(case: Case, signal: Seen[Signal]) -> bool:
+    """Was the sender made by the main process, or by what that had made, or is that not known?"""
+    if not case.history.active("lineage", max(case.begin, signal.at - SHORTLY), signal.at):
+        return True
     makers = case.history.makers(signal.what.sender, signal.at)
     return case.main is not None and any(f.what.pid == case.main.pid for f in makers)
 
@@ -307,6 +318,8 @@ def any_child_killed(case: Case) -> Clues:
         and p.what.status & 0x7F
         and p.what.status & 0x7F not in OWN_ENDS
         and not _own_kill(case, p.what.pid, p.what.status & 0x7F)
+        # What falls after the end of the main process falls with its PID namespace.
+        and not (case.death.at_source == "trace" and p.at > case.at)
     )
 
 

@@ -159,6 +159,8 @@ def kill_then_die(case: Case) -> Clues:
         return ()
     kills = [s for s in case.foreign("kill") if s.at <= die.at + ENGINE]
     fatal = [s for s in kills if s.what.signal == 9 and die.at - s.at <= LEAVING]
+    if _code(case) == 128 + 9 and not fatal:
+        return ()  # nobody asked the engine for a SIGKILL: it came from elsewhere
     ends = [s for s in case.foreign("stop", "restart") if s.at >= die.at - ENGINE]
     told = [s for s in kills if s.what.signal in (2, 15) and die.at - s.at <= 12_000_000_000]
     if not fatal and not (told and (ends or _code(case) == 128 + (told[-1].what.signal or 0))):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from harness.attribution.lastwords import NO_SPACE, SHORTAGES, not_made, short_of
+from harness.attribution.lost import daemon_victims, full_disk, lost_exit, lost_layer, start_failed
 from harness.attribution.outcome import watched_alive
 from harness.attribution.sentence import plain
 from harness.attribution.standstill import standing_still
@@ -97,7 +99,6 @@ _PLAIN = {
     "restarting": "restart-loop",
     "frozen": "cgroup-frozen",
     "containerd-down": "containerd-down",
-    "dockerd-unreachable": "dockerd-unreachable",
     "no-fds": "dockerd-fds",
     "no-such-container": "no-such-container",
     "not-executable": "exec-not-executable",
@@ -107,7 +108,6 @@ _PLAIN = {
     "bad-format": "exec-not-executable",
     "bad-request": "exec-bad-request",
     "bad-tty": "exec-bad-request",
-    "no-pids": "pids-limit",
     "shim-gone": "shim-killed",
 }
 """What the engine's words say by themselves. `command-missing` and `dying` need more."""
@@ -179,11 +179,38 @@ def _decide(
     return cause, (said, *more), _sure(cause, (said, *more))
 
 
+def _found(cause: str, clues: Clues) -> tuple[str, Clues]:
+    return (cause, clues) if clues else ("unknown", ())
+
+
+def _no_dockerd(history: History, attempt: Attempt) -> tuple[str, Clues]:
+    """dockerd was not there: had the OOM killer taken it, or could it not start again?"""
+    end = (attempt.end or attempt.begin) + NEAR
+    if killed := daemon_victims(history, end):
+        return "vm-oom-daemon", killed
+    if failed_start := start_failed(history, end):
+        return "dockerd-start-failed", failed_start
+    return "dockerd-unreachable", ()
+
+
+def _daemons_refused(history: History, attempt: Attempt) -> Clues:
+    return tuple(
+        Clue(s.n, "kernel", f"the kernel log says a fork was refused in {s.what.cgroup}")
+        for s in history.kernel
+        if isinstance(s.what, ForkRejected)
+        and container_of(s.what.cgroup) is None
+        and _during(attempt, s.at, NEAR)
+    )
+
+
 def _sure(cause: str, clues: Clues) -> Certainty:
     if cause == "unknown":
         return Certainty.UNKNOWN
     channels = {CHANNELS.get(c.channel, c.channel) for c in clues}
     # The engine's own refusal of a request is its own witness: what it said is the cause.
+    # What stands still need not be what was waited for.
+    if cause == "main-stopped":
+        return Certainty.LIKELY
     alone = cause.startswith(("exec-bad", "exec-not", "exec-command", "docker-pause"))
     return Certainty.CERTAIN if len(channels) >= 2 or alone else Certainty.LIKELY
 
@@ -201,7 +228,11 @@ def _refused(history: History, attempt: Attempt, fault: ExecFault) -> tuple[str,
         race := _mount_race(history, attempt)
     ):
         return "mount-race", race
-    if fault.what in ("dying", "no-memory"):
+    if fault.what == "dockerd-unreachable":
+        return _no_dockerd(history, attempt)
+    if fault.what == "dying" and (lost := lost_exit(history, attempt)):
+        return "lost-exit", lost
+    if fault.what in ("dying", "no-memory", "no-allocation"):
         killed = _oom_in(history, attempt)
         if killed:
             return "exec-memory-limit", killed
@@ -210,7 +241,11 @@ def _refused(history: History, attempt: Attempt, fault: ExecFault) -> tuple[str,
             return "pids-limit", refused
         return "unknown", ()
     if fault.what == "no-space":
-        return "unknown", ()
+        return _found("disk-full", full_disk(history, attempt))
+    if fault.what == "no-pids":
+        if refused := _fork_refused(history, attempt):
+            return "pids-limit", refused
+        return _found("daemon-pids-limit", _daemons_refused(history, attempt))
     return _PLAIN.get(fault.what, "unknown"), ()
 
 
@@ -224,6 +259,8 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
         return "pids-limit", refused
     if race := _mount_race(history, attempt):
         return "mount-race", race
+    if full := full_disk(history, attempt) if short_of(attempt.output, NO_SPACE) else ():
+        return "disk-full", full
     if attempt.exit_code == 137:
         hits = tuple(
             Clue(
@@ -241,9 +278,15 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
         return "mount-source-deleted", deleted
     if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):
         return "mount-lost", lost
+    if gone := lost_layer(history, attempt):
+        return "rootfs-lost", gone
     _, missing = _complained(attempt)
     if missing and not history.active("mounts", attempt.begin, attempt.end or attempt.begin):
         return "unknown", ()  # a lost mount says the same, and nobody watched the mounts
+    if short_of(attempt.output, SHORTAGES):
+        return "unknown", ()  # something ran out, and nobody saw what
+    if not_made(attempt.output):
+        return "unknown", ()  # its directory is missing, or a lost layer takes no new file
     return "exec-error", _status_seen(history, attempt)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.attribution import execs
+from harness.attribution.around import disagreement
 from harness.attribution.case import Case
 from harness.attribution.channel import lost_channel
 from harness.attribution.leaving import TRIGGERS
@@ -103,7 +104,8 @@ def _rival(chosen: Held, applying: Sequence[Held]) -> Held | None:
 def _verdict(case: Case, chosen: Held, held: Sequence[Held]) -> Verdict:
     rule = chosen.rule
     path = rule.path(case)
-    cites = tuple(sorted({clue.n for clue in chosen.clues}))
+    disputed = case.find(disagreement)
+    cites = tuple(sorted({clue.n for clue in (*chosen.clues, *disputed)}))
     return Verdict(
         hypothesis=CAUSES[rule.cause].hypothesis,
         cause=rule.cause,
@@ -114,7 +116,7 @@ def _verdict(case: Case, chosen: Held, held: Sequence[Held]) -> Verdict:
         rejected=_rejected(rule.cause, held, case),
         runner_up=_runner_up(rule.cause, held),
         grade=case.history.grade(),
-        sentence=sentence(case, rule.cause, path, chosen.clues, _as_sure(case, chosen)),
+        sentence=sentence(case, rule.cause, path, chosen.clues, _as_sure(case, chosen), disputed=disputed),
     )
 
 

@@ -7,6 +7,7 @@ keep others from saying too much; alone they decide nothing.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from harness.attribution.table import Clue, Clues
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LAST = 8
 """How many lines are the last: a complaint, and what a runtime prints behind it."""
 
-_NO_SPACE = ("no space left on device", "disk quota exceeded")
+NO_SPACE = ("no space left on device", "disk quota exceeded")
 _READ_ONLY = ("read-only file system",)
 _NO_FORK = (
     "resource temporarily unavailable",
@@ -44,8 +45,8 @@ _MISSING = (
 _NO_FILES = ("too many open files", "no file descriptors available")
 _TOO_LARGE = ("file too large", "file size limit exceeded")
 
-_SHORTAGES = (
-    *_NO_SPACE,
+SHORTAGES = (
+    *NO_SPACE,
     *_READ_ONLY,
     *_NO_FORK,
     *_NO_FILES,
@@ -68,9 +69,28 @@ def _says(case: Case, phrases: Sequence[str], words: str, lines: int = LAST) -> 
     return ()
 
 
+_NOT_MADE = re.compile(
+    r"(?:can't|cannot) (?:create|touch) [^\n]*(?:nonexistent directory|No such file or directory)"
+)
+
+
+def not_made(text: str) -> bool:
+    """Do the last lines speak of a file that could not be made, for want of its directory?
+
+    A root file system that lost its writable layer says the same as a wrong path.
+    """
+    return _NOT_MADE.search("\n".join(text[-4000:].strip().splitlines()[-LAST:])) is not None
+
+
+def short_of(text: str, phrases: Sequence[str]) -> bool:
+    """Do the last lines of what a command printed have one of these phrases?"""
+    last = " ".join(text[-4000:].strip().splitlines()[-LAST:]).lower()
+    return any(phrase in last for phrase in phrases)
+
+
 def said_no_space(case: Case) -> Clues:
     """its log ends with words of no space left"""
-    return _says(case, _NO_SPACE, "its log says")
+    return _says(case, NO_SPACE, "its log says")
 
 
 def said_read_only(case: Case) -> Clues:
@@ -100,4 +120,13 @@ def said_too_large(case: Case) -> Clues:
 
 def complains(case: Case) -> Clues:
     """its last words name a shortage that no source shows"""
-    return _says(case, _SHORTAGES, "its last words are", lines=3)
+    return _says(case, SHORTAGES, "its last words are", lines=3)
+
+
+def could_not_make(case: Case) -> Clues:
+    """its last words are of a file that it could not make, for want of its directory"""
+    return tuple(
+        Clue(s.n, "logs", "its log says that a file could not be made: its directory is missing")
+        for s in case.history.logs
+        if s.what.container == case.container and not_made(s.what.text)
+    )[:1]

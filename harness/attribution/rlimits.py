@@ -61,6 +61,11 @@ def few_processes(case: Case) -> Clues:
     return (*said, *limit) if said else ()
 
 
+def given_few_files(case: Case) -> Clues:
+    """it was given a low limit of open files"""
+    return _named(case, "nofile", "it may open few files")
+
+
 def few_files(case: Case) -> Clues:
     """it may open few files, and its last words are of too many"""
     limit = _named(case, "nofile", "it may open few files")

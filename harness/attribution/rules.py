@@ -12,6 +12,7 @@ from __future__ import annotations
 from harness.attribution import around as a
 from harness.attribution import engine as d
 from harness.attribution import oom as m
+from harness.attribution import rlimits as r
 from harness.attribution import senders as s
 from harness.attribution import startup as u
 from harness.attribution import surroundings as w
@@ -320,11 +321,16 @@ MACHINE = (
     ),
 )
 
+# The engine's own words name what ran out, not whose it was.
+_START_NEEDS = {"nofile-rlimit": (r.given_few_files,)}
+_START_PROOF = {"disk-full": (w.disk_was_full,), "daemon-pids-limit": (u.daemons_refused_fork,)}
+
 START = tuple(
     Rule(
         cause=cause,
-        needs=(u.refused_start(*faults),),
+        needs=(u.refused_start(*faults), *_START_NEEDS.get(cause, ())),
         supports=(u.state_error(*faults),),
+        proof=_START_PROOF.get(cause, ()),
         most=LIKELY if cause == "start-failed" else Certainty.CERTAIN,
         path=path(cause, "main-never-ran"),
         otherwise="a main process, and a `start` in the engine's events",

@@ -38,6 +38,10 @@ ASKED_TO_STOP = 600_000_000_000
 AT_ONCE = 1_000_000_000
 """Who leaves so soon after a signal left because of it. Later, only who says so by its
 status (128 + n, or 0 as the well-behaved do): programs outlive signals they handle."""
+IN_ITS_HANDLER = 50_000_000
+"""A program that ends itself in a signal's handler does so in milliseconds."""
+SOON = 300_000_000
+"""A little later it may still be why; it may also have been about to leave."""
 
 
 def place(case: Case, signal: Seen[Signal]) -> str | None:
@@ -46,6 +50,8 @@ def place(case: Case, signal: Seen[Signal]) -> str | None:
         return None
     seen = case.sender_of(signal)
     if seen is not None:
+        if seen.what.place == "same-container" and outside(case, signal):
+            return None  # it lives in the container's cgroup, and in another PID namespace
         return seen.what.place
     chain = [
         signal.what.sender,
@@ -63,7 +69,11 @@ def place(case: Case, signal: Seen[Signal]) -> str | None:
 def outside(case: Case, signal: Seen[Signal]) -> bool:
     """Can the sender only have been outside? Nothing inside can SIGKILL its own init."""
     return bool(
-        case.main and case.main.init and signal.what.sig == 9 and signal.what.result == DELIVERED
+        case.main
+        and case.main.init
+        and signal.what.pid == case.main.pid
+        and signal.what.sig == 9
+        and signal.what.result == DELIVERED
     )
 
 
@@ -95,7 +105,7 @@ def _patience(case: Case, signal: Seen[Signal]) -> int:
             return OBEY
         return GOOD_MANNERS if case.death.exit_code == 0 else AT_ONCE
     # Any other may mean anything to a program that handles it: only an end at once is one.
-    return -1 if sig in _HARMLESS or sig in _RAISED else AT_ONCE // 3
+    return -1 if sig in _HARMLESS or sig in _RAISED else IN_ITS_HANDLER
 
 
 def by_runtime(case: Case, signal: Seen[Signal]) -> bool:
@@ -113,7 +123,7 @@ def loosely(case: Case) -> bool:
     if signal is None or case.death.exit_code == 128 + signal.what.sig:
         return False
     if signal.what.sig in ENDING - {1}:
-        return case.at - signal.at > AT_ONCE and not by_runtime(case, signal)
+        return case.at - signal.at > SOON and not by_runtime(case, signal)
     return not (by_runtime(case, signal) and case.foreign("stop", "restart"))
 
 

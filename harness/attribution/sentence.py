@@ -41,7 +41,13 @@ _QUIET = {
 
 
 def sentence(
-    case: Case, cause: str, path: tuple[str, ...], clues: Clues, certainty: Certainty, why: str = ""
+    case: Case,
+    cause: str,
+    path: tuple[str, ...],
+    clues: Clues,
+    certainty: Certainty,
+    why: str = "",
+    disputed: Clues = (),
 ) -> str:
     """One death in one sentence, or two: what it died of, and by which events that is known."""
     head = f"Container {case.container[:12]} died"
@@ -52,7 +58,8 @@ def sentence(
     because = "because" if certainty is Certainty.CERTAIN else "most likely because"
     quiet = f" {_QUIET[cause]}." if cause in _QUIET else ""
     seen = "; ".join(f"{c.words} [{c.n}]" for c in telling(clues))
-    return plain(f"{head}{end} {because} {_because(cause, path)}.{quiet} Evidence: {seen}.")
+    but = "".join(f" The sources disagree: {c.words} [{c.n}]." for c in disputed)
+    return plain(f"{head}{end} {because} {_because(cause, path)}.{quiet} Evidence: {seen}.{but}")
 
 
 def _because(cause: str, path: tuple[str, ...]) -> str:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from harness.attribution.table import Clue, Clues
 from harness.parse.cgroup import parse_counters
+from harness.parse.trace import DELIVERED
 
 if TYPE_CHECKING:
     from harness.history import Attempt, History
+
+STOPS, SIGCONT = frozenset({19, 20, 21, 22}), 18
 
 THROTTLED = 0.5
 """Share of its periods in which a container was throttled, from which on nothing in it is in time."""
@@ -32,6 +35,7 @@ def standing_still(history: History, attempt: Attempt) -> tuple[str, Clues]:
         ("cgroup-frozen", _frozen(history, attempt, end)),
         ("dockerd-fds", _fds(history, begin, end)),
         ("cpu-throttled", _throttled(history, attempt, begin, end)),
+        ("main-stopped", _main_stopped(history, attempt, end)),
         ("exec-timeout", _just_slow(history, attempt, begin, end)),
     ):
         if clues:
@@ -136,6 +140,21 @@ def _fds(history: History, begin: int, end: int) -> Clues:
     )[:1]
 
 
+def _main_stopped(history: History, attempt: Attempt, end: int) -> Clues:
+    """A signal stopped its main process, and none told it to go on: whoever asks it waits."""
+    mains = history.mains_of(attempt.container)
+    last = None
+    for s in history.signals if mains else ():
+        if s.what.pid == mains[-1].pid and s.what.result == DELIVERED and s.at <= end:
+            if s.what.sig in STOPS:
+                last = s
+            elif s.what.sig in (SIGCONT, 9):
+                last = None
+    if last is None:
+        return ()
+    return (Clue(last.n, "trace", f"its main process was stopped by signal {last.what.sig}"),)
+
+
 def _throttled(history: History, attempt: Attempt, begin: int, end: int) -> Clues:
     series = [
         (f.n, parse_counters(f.what.files[name]))
@@ -177,6 +196,7 @@ def _just_slow(history: History, attempt: Attempt, begin: int, end: int) -> Clue
         for s in history.looks
         if s.what.by == "inspect" and s.what.state is not None and end <= s.at <= end + 10 * 10**9
     )[:1]
-    if not begun or ended or not answered or not history.active("cgroup", begin, end):
+    watched = history.active("cgroup", begin, end) and history.active("trace", begin, end)
+    if not begun or ended or not answered or not watched:
         return ()
     return (*begun, *answered)

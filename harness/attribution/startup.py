@@ -16,7 +16,7 @@ from harness.attribution.table import Clue, Clues
 from harness.model.verdicts import Sender, SenderKind
 from harness.parse import container_of
 from harness.parse.execs import parse_exec_error
-from harness.parse.kernel import OomKill
+from harness.parse.kernel import ForkRejected, OomKill
 from harness.parse.trace import DELIVERED
 
 if TYPE_CHECKING:
@@ -46,8 +46,19 @@ def refused_start(*faults: str) -> Look:
     return look
 
 
+def daemons_refused_fork(case: Case) -> Clues:
+    """a pids controller refused a fork outside every container"""
+    return tuple(
+        Clue(s.n, "kernel", f"the kernel log says a fork was refused in {s.what.cgroup}")
+        for s in case.history.kernel
+        if isinstance(s.what, ForkRejected)
+        and container_of(s.what.cgroup) is None
+        and abs(s.at - case.at) <= 10**10
+    )
+
+
 _NAMED = frozenset(
-    {"source-missing", "network-missing", "nofile", "no-space", "no-pids", "no-memory", "command-missing",
+    {"source-missing", "network-missing", "nofile", "no-space", "no-pids", "no-memory", "no-allocation", "command-missing",
      "not-executable", "bad-format", "dockerd-unreachable", "containerd-down", "timeout"}
 )  # fmt: skip
 

@@ -99,7 +99,8 @@ def _disks(case: Case) -> list[tuple[int, int, str, dict[str, int]]]:
     return [found[key] for key in sorted(found)]
 
 
-def _is_full(disk: dict[str, int]) -> str | None:
+def is_full(disk: dict[str, int]) -> str | None:
+    """In words, when a file system has no room or no inodes left."""
     if disk.get("total", 0) > 0 and disk.get("free", FULL) < min(FULL, disk["total"] // 50):
         return f"had {disk['free']} bytes left"
     if disk.get("inodes", 0) > 0 and disk.get("inodes_free", 1) == 0:
@@ -114,7 +115,7 @@ def disk_full(case: Case) -> Clues:
         return full
     # Full already at a look well before the end: then it was not what it left because of.
     early = [d for d in _disks(case) if d[0] < case.at - SHORTLY and d[0] >= case.begin]
-    if early and any(_is_full(d[3]) is not None for d in early[-1:]):
+    if early and any(is_full(d[3]) is not None for d in early[-1:]):
         return ()
     return full
 
@@ -131,7 +132,7 @@ def disk_was_full(case: Case) -> Clues:
         clues += [
             Clue(n, "machine", f"{where} {words}")
             for _, n, _, disk in near
-            if (words := _is_full(disk)) is not None
+            if (words := is_full(disk)) is not None
         ][:1]
     clues = clues[:1]
     clues += [
@@ -151,7 +152,7 @@ def room(case: Case) -> Clues:
     readings = _disks(case)
     before = [d for d in readings if d[0] <= case.at]
     after = [d for d in readings if d[0] > case.at]
-    if not before or any(_is_full(disk) for _, _, _, disk in (*before[-1:], *after)):
+    if not before or any(is_full(disk) for _, _, _, disk in (*before[-1:], *after)):
         return ()
     if not after and case.at - before[-1][0] > LAG + SHORTLY:
         return ()
@@ -358,6 +359,20 @@ def lost_interface(case: Case) -> Clues:
         and case.own_call(s.at) is None
     )
     return gone + _lost_link(case) + told
+
+
+def layer_gone(case: Case) -> Clues:
+    """the writable layer of its root file system had been deleted"""
+    return tuple(
+        Clue(s.n, "mounts", "the writable layer of its root file system is gone")
+        for s in case.history.mounts
+        if s.what.container == case.container and "upperdir" in s.what.gone and s.at <= case.at
+    )[:1]
+
+
+def layer_missed(case: Case) -> Clues:
+    """the writable layer of its root file system was gone, and it left at once or says so"""
+    return _reason(case, layer_gone(case), said_missing(case))
 
 
 def cut_off(case: Case) -> Clues:

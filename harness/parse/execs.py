@@ -25,7 +25,8 @@ class ExecFault:
     what: not-running · dying · removing · no-such-container · paused · restarting ·
     frozen · containerd-down · dockerd-unreachable · no-fds · no-task · shim-gone ·
     command-missing · not-executable · bad-cwd · cwd-outside · bad-user · bad-format ·
-    bad-request · bad-tty · no-permission · no-space · no-memory · no-pids · timeout.
+    bad-request · bad-tty · no-permission · no-space · no-memory · no-allocation · no-pids ·
+    nofile · source-missing · network-missing · read-only · timeout.
     """
 
     what: str
@@ -57,7 +58,8 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("dockerd-unreachable", r"Cannot connect to the Docker daemon|Is the docker daemon running"),
     ("dockerd-unreachable", r"error during connect|Connection aborted|RemoteDisconnected|connection refused|FileNotFoundError|ECONNREFUSED|ENOENT|[Cc]onnection reset"),
     ("no-permission", r"permission denied while trying to connect to the Docker daemon"),
-    ("no-memory", r"possibly OOM-killed|OOM-killed \(memory limit too low\?\)|cannot allocate memory"),
+    ("no-memory", r"possibly OOM-killed|OOM-killed \(memory limit too low\?\)"),
+    ("no-allocation", r"cannot allocate memory"),
     ("no-pids", r"fork/exec .{1,300}resource temporarily unavailable"),
     ("bad-user", r"unable to find (?:user|group) (?P<d>[^:]+): no matching entries in (?:passwd|group) file"),
     ("cwd-outside", r"current working directory is outside of container mount namespace root"),
@@ -66,7 +68,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("network-missing", r"network (?P<d>\S+) not found|cannot join network of a non running container"),
     ("nofile", r"too many open files"),
     ("not-executable", r'exec: "(?P<d>.*?)": (?:permission denied|is a directory)|exec (?P<d2>\S+): permission denied|exec: "(?P<d3>.*?)": .*permission denied'),
-    ("command-missing", r'exec: "(?P<d>.*?)": (?:stat .*: no such file or directory|executable file not found in \$PATH)'),
+    ("command-missing", r'exec: "(?P<d>.*?)": (?:stat .*: no such file or directory|executable file not found in \$PATH)|executable file `(?P<d2>[^`]*)` not found'),
     ("bad-format", r"exec (?:/proc/self/fd/\d+|(?P<d>\S+)): exec format error|exec: \"(?P<d2>.*?)\": .*exec format error"),
     ("command-missing", r"^exec (?P<d>\S+): no such file or directory$"),
     ("bad-request", r"No exec command specified"),

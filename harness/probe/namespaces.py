@@ -9,6 +9,7 @@ the one the program starts with, or the last one seen before its death.
 from __future__ import annotations
 
 import os
+import re
 import select
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,11 @@ NETWORK_EVERY = 0.5
 class Space:
     """What is known of one main process's namespaces."""
 
-    __slots__ = ("due", "fd", "mounts", "net", "network", "said", "unsettled")
+    __slots__ = ("due", "fd", "layer", "mounts", "net", "network", "said", "unsettled")
 
     def __init__(self) -> None:
         self.fd: Optional[int] = None
+        self.layer: Optional[str] = None
         self.mounts: Optional[List[str]] = None
         self.network: Optional[List[str]] = None
         self.net = True
@@ -56,6 +58,16 @@ def interfaces(pid: int) -> Optional[List[str]]:
     return found
 
 
+def layer_of(lines: Iterable[str]) -> Optional[str]:
+    """The writable layer of the root file system, as the engine's mount names it; or None."""
+    for line in lines:
+        parts = line.split(" ")
+        if len(parts) > 9 and parts[4] == "/" and "overlay" in parts:
+            match = re.search(r"(?:^|,)upperdir=(/[^,]+)", parts[-1])
+            return match.group(1) if match else None
+    return None
+
+
 def difference(old: Optional[Iterable[str]], new: List[str]) -> Tuple[List[str], List[str]]:
     """(added, removed) keeping order."""
     before, after = set(old or ()), set(new)
@@ -63,8 +75,11 @@ def difference(old: Optional[Iterable[str]], new: List[str]) -> Tuple[List[str],
 
 
 class Namespaces:
-    def __init__(self, loop: Loop, out: Out, watch: Watch) -> None:
+    def __init__(self, loop: Loop, out: Out, watch: Watch, roots: Iterable[str] = ()) -> None:
         self.loop, self.out, self.watch = loop, out, watch
+        # Where the engine's mounts are another namespace's, its data is reached through /proc.
+        inside = [re.match(r"/proc/\d+/root(?=/)", root) for root in roots]
+        self.way = next((match.group(0) for match in inside if match), "")
         self.spaces: Dict[str, Space] = {}
         try:
             self.own: Optional[str] = os.readlink("/proc/self/ns/net")
@@ -143,6 +158,9 @@ class Namespaces:
                         removed=removed,
                     )
                 space.said = True
+                layer = layer_of(lines)
+                if layer is not None and os.path.isdir(self.way + layer):
+                    space.layer = self.way + layer
         if say:
             self.network(watched, space)
 
@@ -166,6 +184,22 @@ class Namespaces:
                 continue
             if space.said:
                 self.network(watched, space)
+                self.layer(watched, space)
+
+    def layer(self, watched: Watched, space: Space) -> None:
+        """Is the writable layer still there? Nobody says when it is deleted."""
+        if space.layer is None or os.path.isdir(space.layer):
+            return
+        space.layer = None
+        self.out.emit(
+            "mounts",
+            "mounts",
+            boot(),
+            container=watched.id,
+            added=[],
+            removed=[],
+            gone=["upperdir"],
+        )
 
     def died(self, watched: Watched, main: Main, t: int) -> None:
         """What was remembered and never said belongs to the history of a short life."""
