@@ -109,8 +109,11 @@ def test_a_reboot_begins_a_clock_anew():
         e.Hello(t=3 * 10**9, seen=3 * 10**9, boot_id="b", **hello),
         link(530 * 10**9, -526 * 10**9),
         kernel(5 * 10**9, "Out of memory: Killed process 7 (hog) total-vm:1kB"),
-    ]
+        e.MainProcess(t=45 * 10**8, seen=45 * 10**8, source="main", container="c" * 64, pid=7,
+                      start=400, nspids=[7, 1], cgroup="/x"),
+    ]  # fmt: skip
     history = build(events)
+    assert history.mains[0].begin == (4 + 526 - 410) * 10**9
     assert [h.what.boot_id for h in history.hellos] == ["a", "b"]
     assert history.kernel[0].at == (5 + 526 - 410) * 10**9
 
@@ -230,3 +233,19 @@ def test_a_hundred_thousand_events_are_read_in_seconds():
 def test_the_clock_of_one_source_alone_is_the_line():
     """Where only one clock is used, nothing has to tie it."""
     assert Clock([phase(5)]).place(phase(5))[0] == 5
+
+
+def test_an_event_written_before_a_step_of_the_wall_and_read_after_it():
+    """The wall clock's segment of the writing counts, not the one of the reading."""
+    for step in (3600, -3600):
+        wall = WALL + step * 10**9
+        events = [
+            e.ClockReading(t=0, seen=0, source="clock", boot=0, wall=WALL, mono=0, error=100),
+            e.ClockReading(t=2 * 10**9, seen=2 * 10**9, source="clock", boot=2 * 10**9,
+                           wall=wall + 2 * 10**9, mono=2 * 10**9, error=100),
+            e.DockerEvent(t=2 * 10**9 + 5, seen=2 * 10**9 + 5, source="docker", type="container",
+                          action="die", id="c" * 64, wall=WALL + 19 * 10**8),
+            e.DockerEvent(t=3 * 10**9 + 5, seen=3 * 10**9 + 5, source="docker", type="container",
+                          action="start", id="c" * 64, wall=wall + 3 * 10**9),
+        ]  # fmt: skip
+        assert [s.at for s in build(events).engine] == [19 * 10**8, 3 * 10**9]

@@ -113,7 +113,13 @@ def ended_before_boot(case: Case) -> Clues:
 def no_end_before_boot(case: Case) -> Clues:
     """nobody saw it end before the machine had booted again"""
     boot = _boot_at(case)
-    if boot is None or case.at < boot or case.begin > boot:
+    if boot is None or case.begin > boot:
+        return ()
+    # The engine dates such an end by its own next start, which may be before our probe's.
+    alive = max(
+        p.at for p in case.history.placed if p.event.clock == "machine" and p.at < boot
+    )
+    if case.at <= alive or case.when[case.ending.witnesses[0]] < boot:
         return ()
     return tuple(
         Clue(n, "engine", "it was found ended after the boot") for n in case.ending.witnesses[:1]

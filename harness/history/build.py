@@ -237,7 +237,9 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
                 )
             )
         case e.MainProcess():
-            begin = min(p.at, event.start * 10**9 // hz) if event.start else p.at
+            # Its start counts from the boot it was seen in, like the event's own stamp.
+            begin = event.start * 10**9 // hz + p.at - event.t if event.start else p.at
+            begin = min(p.at, begin)
             init = len(event.nspids) > 1 and event.nspids[-1] == 1
             to["mains"].append(
                 Main(
@@ -265,7 +267,7 @@ def _sort(p: Placed, to: dict[str, list[Any]], hz: int) -> None:
         case e.SourceState():
             to["sources"].append((event.name, SourceSaid(p.at, event.state, event.why, event.n)))
         case e.ClockReading():
-            to["walls"].append((p.at, event.boot - event.wall))
+            to["walls"].append((p.at, event.boot + p.at - event.t - event.wall))
         case e.Exec() | e.ApiCall() | e.Phase():
             to[event.kind].append(p)
         case _:

@@ -142,23 +142,22 @@ class Clock:
     def wall(self, wall: int, seen: int | None = None) -> tuple[int, int] | None:
         """A wall time of the machine, on the line; None when the wall was never read.
 
-        seen: when (on the line) it was read, to choose the segment that held then; a
-        time that lies after its own reading belongs to another segment and is refused.
+        seen: when (on the line) it was read. The segment that held then or the one before
+        it applies, since a step may lie between writing and reading: of the two times the
+        later one that is not after its own reading.
         """
         if not self.walls:
             return None
-        for segment in _candidates(self.walls, seen):
-            placed = wall + segment.offset
-            if seen is None or placed <= seen + ENGINE:
-                return placed, ENGINE
-        return None
+        placed = [wall + segment.offset for segment in _candidates(self.walls, seen)]
+        fitting = [at for at in placed if seen is None or at <= seen + ENGINE]
+        return (max(fitting), ENGINE) if fitting else None
 
 
 def _candidates(parts: tuple[Segment, ...], seen: int | None) -> tuple[Segment, ...]:
     if seen is None:
         return parts[-1:]
-    here = at(parts, seen)
-    return () if here is None else (here,)
+    held = max(0, bisect_right(parts, seen, key=lambda s: s.since) - 1)
+    return parts[max(0, held - 1) : held + 1]
 
 
 def _harness_time(link: ClockLink) -> int:
