@@ -55,7 +55,7 @@ BY_EXEC = {
     "vm-oom-daemon": "the connection itself failed, and the kernel's OOM killer had chosen dockerd or containerd",
     "daemon-pids-limit": "the engine could not make a process, and the kernel log has a fork refused outside every container",
     "disk-full": "words of no space left, the engine's or the command's, and a file system of the engine that was full meanwhile",
-    "rootfs-lost": "it ran and left with an error status after the writable layer of the root file system had been deleted",
+    "rootfs-lost": "it ran and found or made no file, after the writable layer of the root file system had been deleted",
     "shim-hung": "no answer, and the container's shim was seen stopped",
     "vm-suspended": "the machine's clocks jumped by at least half of the time that the exec was waited for",
     "mount-source-deleted": "the mount table marks the source as deleted, and the command found nothing below it; or the engine refuses its working directory as outside the container",

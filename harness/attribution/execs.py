@@ -278,9 +278,9 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
         return "mount-source-deleted", deleted
     if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):
         return "mount-lost", lost
-    if gone := lost_layer(history, attempt):
-        return "rootfs-lost", gone
     _, missing = _complained(attempt)
+    if gone := lost_layer(history, attempt):
+        return _found("rootfs-lost", gone if missing else ())
     if missing and not history.active("mounts", attempt.begin, attempt.end or attempt.begin):
         return "unknown", ()  # a lost mount says the same, and nobody watched the mounts
     if short_of(attempt.output, SHORTAGES):
