@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -255,40 +254,3 @@ def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(progr
     assert any(str(home) in line for line in found.removed)
     assert not home.exists()
     assert lima.processes(str(home)) == []
-
-
-def test_a_sweep_over_two_memories_and_two_disks(programs, tmp_path):
-    """The small VM kills by a global OOM, the large one does not, whatever its disk."""
-    (tmp_path / "e.yaml").write_text(
-        "name: e\ncontainer:\n  image: {rootfs: busybox}\n  network: none\n  command:\n"
-        "    - sh\n    - -c\n    - |\n      mkfifo /held\n      until [ -e /go ]; do sleep 0.1; done\n"
-        '      exec awk \'BEGIN { s = "x"; while (length(s) < 33554432) s = s s;'
-        ' for (i = 0; i < 18; i++) held[i] = s; getline < "/held" }\'\n'
-        "setup: {run: touch /go}\n"
-        "pre_task:\n  timeout: 120s\n  run: |\n"
-        "    until grep -q 'VmRSS:.* 6[0-9][0-9][0-9][0-9][0-9] kB' /proc/1/status; do sleep 0.2; done\n"
-        "linger: 1s\ndeadlines: {start: 240s, create: 120s, post_mortem: 90s, trial: 600s}\n"
-    )
-    options = {"kind": "colima", **{k: v for k, v in programs.items() if k != "places" and v}}
-    (tmp_path / "m.yaml").write_text(
-        f"name: m\nexperiment: e.yaml\nmachine: {json.dumps(options)}\n"
-        "axes: {machine.memory: [512MiB, 1GiB], machine.disk: [2GiB, 3GiB]}\ntrials: {max: 1}\n"
-    )
-    began = time.monotonic()
-    ran = subprocess.run(
-        [sys.executable, "-m", "harness.verbs", "sweep", str(tmp_path / "m.yaml"), "--json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DEATHBENCH_STATE": str(programs["places"].run.parent)},
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    print(ran.stderr, f"{time.monotonic() - began:.0f} s")
-    assert ran.returncode == 0, ran.stderr
-    rows = {
-        (cell["config"]["machine.memory"], cell["config"]["machine.disk"]): cell
-        for cell in json.loads(ran.stdout)["cells"]
-    }
-    assert len(rows) == 4
-    for (memory, _), row in rows.items():
-        if memory == 512 << 20:
-            assert (row["died"], row["hypotheses"]) == (1, {"vm-pressure": 1})
-        else:
-            assert (row["died"], row["survived"]) == (0, 1)
