@@ -253,6 +253,16 @@ def test_what_the_kernel_saw_before_the_machine_went_is_its_own():
     assert judged.verdict.cause == "host-kill"
 
 
+@pytest.mark.parametrize("end", ["killed", "shut-down"])
+def test_what_the_engine_told_before_the_machine_went_is_its_own(end):
+    """With the kernel's sources blind the engine alone told of an exit; the machine went later."""
+    story = Story(sources=("docker", "daemons", "machine")).run()
+    story.docker(1000, "die", exitCode="3")
+    judged = judge(build(host(gone(story.over(1500, code=3), 9000), 9000, end).events))
+    assert judged.outcome is Outcome.DIED
+    assert judged.verdict.cause not in ("vm-reboot", "vm-shutdown")
+
+
 def test_a_machine_that_was_shut_down_is_no_crash():
     """Somebody ordered it: likely a shutdown, never a power cut."""
     story = host(gone(Story().run(), 2000), 2100, "shut-down")
@@ -399,7 +409,8 @@ def test_a_clock_that_lima_set_is_an_event(tmp_path):
     now = clock.RealClock().wall() // 10**9
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     (tmp_path / "ha.stderr.log").write_text(
-        json.dumps({"msg": "Time sync: guest clock adjusted (was 1555ms off)", "time": stamp}) + "\n"
+        json.dumps({"msg": "Time sync: guest clock adjusted (was 1555ms off)", "time": stamp})
+        + "\n"
     )
     watch = Watch(lima.Instance(tmp_path), gone=lambda: None)
     (step,) = watch.told(0)

@@ -133,7 +133,8 @@ def hypervisor_gone(case: Case) -> Clues:
     return tuple(
         Clue(s.n, "host", f"the machine ended without an order: {s.what.why}")
         for s in case.history.host
-        if s.what.what == "killed" and s.at >= case.begin
+        # What was told before the machine went is another story.
+        if s.what.what == "killed" and case.begin <= s.at <= case.at + 10**9
     )[:1]
 
 
@@ -147,8 +148,8 @@ def shut_down(case: Case) -> Clues:
 
 
 def told_from_outside(case: Case) -> Clues:
-    """nobody on the machine saw it end by itself before"""
-    if case.death.at_source not in _FROM_OUTSIDE:
+    """nobody on the machine, its engine included, told of its end"""
+    if case.death.at_source not in ("host", "boot"):
         return ()
     return tuple(Clue(n, "host", "it was gone with its machine") for n in case.ending.witnesses[:1])
 

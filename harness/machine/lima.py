@@ -41,10 +41,6 @@ class Condition:
     state: str
     why: str
 
-    @property
-    def up(self) -> bool:
-        return self.state in ("running", "still", "agentless")
-
 
 @dataclass(frozen=True, slots=True)
 class Instance:
