@@ -321,7 +321,11 @@ def read_patterns(
 def read_control(
     desk: Desk, node: Node | None, axes: tuple[Axis, ...], declared: set[str]
 ) -> Pattern | None:
-    """The one cell under `control`: a value for each axis, none of them a list."""
+    """The one cell under `control`: a value for each axis. A list is a value, not several.
+
+    Args:
+        declared: As for `read_patterns`.
+    """
     if node is None or (isinstance(node, Scalar) and node.value is None):
         return None
     example = "control: {" + ", ".join(f"{axis.key}: …" for axis in axes) + "}"
@@ -330,13 +334,15 @@ def read_control(
         desk.complain(node.mark, f"control: {seen(node)}", why, example)
         return None
     before = desk.count
-    found = read_patterns(desk, node, "control", axes, declared)
-    if desk.count > before or not found:
-        return None
-    wants = found[0].wants
-    for axis in axes:
-        values = wants.get(axis.key, ())
-        if len(values) != 1:
-            what = f"control.{axis.key}: " + (f"{len(values)} values" if values else "missing")
-            desk.complain(found[0].mark, what, "the control is one cell", example)
-    return found[0] if desk.count == before else None
+    known = {axis.key: axis for axis in axes}
+    for key in node.entries.keys() - declared:
+        why = "the control is a cell of this matrix: it has a value for each axis, no other key"
+        desk.complain(node.keys[key], f"control.{key}: no such axis", why, example)
+    wants: dict[str, tuple[Value, ...]] = {}
+    for key, axis in known.items():
+        if key not in node.entries:
+            why = "the control is one cell: it has a value for each axis"
+            desk.complain(node.mark, f"control.{key}: missing", why, example)
+        elif (value := read_value(desk, axis.owner, key, node.entries[key])) is not None:
+            wants[key] = (value,)
+    return Pattern(wants, node.mark, seen(node)) if desk.count == before else None
