@@ -17,7 +17,7 @@ from harness import lease, process
 from harness.errors import EnvironmentInvalid
 from harness.machine import LABEL, MachineFacts, ProbeSite, helper
 from harness.machine.contexts import Endpoint, endpoint
-from harness.machine.relay import SSH, Relay, ssh_target
+from harness.machine.relay import SSH, Relay, far_socket, ssh_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +49,7 @@ class Host:
         self.road = "api"
         self.why_not: dict[str, str] = {}
         self._endpoint: Endpoint | None = None
+        self._sudo: tuple[str, ...] = ()
         self._lease: lease.Lease | None = None
         self._relay: Relay | None = None
         self._helper: helper.Helper | None = None
@@ -132,8 +133,14 @@ class Host:
     def _not_over_ssh(self) -> str:
         if self._endpoint is None or not self._endpoint.url.startswith("ssh://"):
             return "the engine is not reached over ssh"
-        tried = process.run((*self._ssh, "sudo -n python3 -c 1"), deadline=20)
-        return "" if tried.ok else f"sudo -n python3 there: {tried.why()}"
+        who = process.run((*self._ssh, "id -u"), deadline=20)
+        if not who.ok:
+            return f"id -u there: {who.why()}"
+        # Root needs no sudo, and a small system has none.
+        self._sudo = () if who.text.strip() == "0" else ("sudo", "-n")
+        words = " ".join((*self._sudo, "python3"))
+        tried = process.run((*self._ssh, f"{words} -c 1"), deadline=20)
+        return "" if tried.ok else f"{words} there: {tried.why()}"
 
     @property
     def _ssh(self) -> tuple[str, ...]:
@@ -215,9 +222,10 @@ class Host:
         }
         if self.road == "beside":
             return ProbeSite(python=(sys.executable,), config=config)
-        if self.road == "ssh":
-            config["docker_socket"] = "/var/run/docker.sock"
-            return ProbeSite(python=(*self._ssh, "sudo", "-n", "python3"), config=config)
+        if self.road == "ssh" and self._endpoint is not None:
+            # ssh joins its words, and a shell over there takes them apart again.
+            config.update(docker_socket=far_socket(self._endpoint.url), quote=True)
+            return ProbeSite(python=(*self._ssh, *self._sudo, "python3"), config=config)
         if self.road == "helper" and self._helper is not None:
             config.update(self._helper.config())
             return ProbeSite(python=self._helper.python(self.docker_host), config=config)
@@ -236,7 +244,7 @@ class Host:
         if self.road == "ssh":
             import shlex
 
-            command = "sudo -n " + " ".join(shlex.quote(a) for a in argv)
+            command = " ".join(shlex.quote(a) for a in (*self._sudo, *argv))
             return process.run((*self._ssh, command), stdin=stdin, deadline=deadline)
         if self.road == "helper" and self._helper is not None:
             return self._helper.root(self.docker_host, argv, stdin=stdin, deadline=deadline)

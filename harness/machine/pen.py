@@ -116,11 +116,13 @@ class Pen:
     def _start_init(self, disk: Path, end: int) -> None:
         assert self._layout is not None
         with (self.run / "logs/init.log").open("ab") as log:
+            # A slave of the host's mounts: what the host unmounts goes here too and is not held
+            # for the pen's life; nothing that is mounted in the pen reaches the host.
             self._child = process.spawn(
                 (
                     process.which("unshare") or "unshare",
                     "--mount", "--pid", "--net", "--uts", "--ipc",
-                    "--propagation", "private", "--fork", "--kill-child=SIGKILL", "--",
+                    "--propagation", "slave", "--fork", "--kill-child=SIGKILL", "--",
                     sys.executable, "-I", "-S", str(_INIT),
                 ),
                 stderr=log,

@@ -41,6 +41,16 @@ def ssh_target(url: str) -> tuple[str, ...]:
     return (*port, user + host)
 
 
+def far_socket(url: str) -> str:
+    """Where the engine listens over there: an ssh URL's path, or docker's default.
+
+    >>> far_socket("ssh://me@build.example"), far_socket("ssh://build.example/run/other.sock")
+    ('/var/run/docker.sock', '/run/other.sock')
+    """
+    path = urlsplit(url).path
+    return path if path.strip("/") else "/var/run/docker.sock"
+
+
 class Relay:
     """Listens at `path` for as long as it is open."""
 
@@ -70,7 +80,7 @@ class Relay:
 
     def _open_ssh(self) -> None:
         url = self._endpoint.url
-        far = urlsplit(url).path or "/var/run/docker.sock"
+        far = far_socket(url)
         errors = self.path.with_suffix(".log")
         with errors.open("wb") as log:
             self._ssh = process.spawn(

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import io
 import os
+import queue
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness import engine, process
+from harness import clock, engine, events, images, process
 from harness.errors import EnvironmentInvalid
 from harness.machine.contexts import Endpoint
 from harness.machine.host import Host
 from harness.machine.pen import Pen
 from harness.machine.relay import Relay
+from harness.runner.link import ProbeLink
 
 pytestmark = pytest.mark.real
 
@@ -162,3 +166,83 @@ def test_a_far_engine_looks_near(pen, tmp_path):
     relay.close()
     listener.close()
     assert not relay.path.exists()
+
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+
+
+@pytest.fixture
+def sshd(tmp_path, monkeypatch):
+    """The port of an ssh server on 127.0.0.1 that lets root in by key, for the `ssh` of this test."""
+    if not Path(SSHD).exists():
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for argv in (["update"], ["install", "-y", "--no-install-recommends", "openssh-server"]):
+            subprocess.run(["apt-get", *argv], env=env, check=True, capture_output=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "user"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True
+        )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nPidFile none\nStrictModes no\n"
+        f"AuthorizedKeysFile {tmp_path}/user.pub\nPermitRootLogin prohibit-password\n"
+        "PasswordAuthentication no\nUseDNS no\n"
+    )
+    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {(tmp_path / 'host.pub').read_text()}")
+    # The user's own settings: an `ssh` first on PATH that reads them.
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin/ssh"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec {shutil.which('ssh')} -F none -i {tmp_path}/user"
+        f' -o UserKnownHostsFile={tmp_path}/known "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    log = tmp_path / "sshd.log"
+    server = subprocess.Popen([SSHD, "-D", "-E", log, "-f", tmp_path / "sshd_config"])
+
+    def listens():
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) == 0
+
+    assert clock.wait_until(listens, deadline=20), log.read_text()
+    yield port
+    server.terminate()
+    server.wait()
+
+
+def test_an_engine_over_ssh_is_watched_from_over_there(pen, client, sshd, monkeypatch):
+    """DOCKER_HOST=ssh://…: requests through a forward of ours, probe and root over connections of theirs."""
+    image = images.ensure(client, SimpleNamespace(rootfs="busybox", ref=None, build=None))
+    monkeypatch.setenv("DOCKER_HOST", f"ssh://root@127.0.0.1:{sshd}{pen.socket}")
+    heard = queue.Queue()
+    with Host() as host:
+        assert host.road == "ssh", host.why_not
+        said = host.root(
+            ("sh", "-c", 'printf "%s|" "$@"; cat; exit 7', "x", "a b", "$c"), stdin=b"in"
+        )
+        assert (said.text, said.code) == ("a b|$c|in", 7)
+        assert host.facts().engine == pen.facts().engine
+        far = engine.connect(host.docker_host)
+        with ProbeLink(host.probe_site(), on_event=heard.put) as link:
+            states = {e.name: e for e in link.states() if isinstance(e, events.SourceState)}
+            assert states["docker"].state == "active", states["docker"].why
+            made = far.create(None, {"Image": image, "Cmd": ["sleep", "1000"]}).need("create")
+            link.watch(made)
+            assert far.start(made).ok
+            assert far.kill(made).ok
+            while not isinstance(seen := heard.get(timeout=60), events.DeathSeen):
+                continue
+            assert seen.container == made
+            assert far.remove(made).ok
+        far.close()
+
+
+def test_no_way_in_over_ssh_is_one_error_that_says_how_to_try(sshd):
+    """A key that is refused: ssh's own words, and the command that must work without a question."""
+    with pytest.raises(EnvironmentInvalid) as raised:
+        Host(context=f"ssh://nobody-here@127.0.0.1:{sshd}").start()
+    assert "Permission denied" in str(raised.value)
+    assert f"ssh -o BatchMode=yes -p {sshd} nobody-here@127.0.0.1 true" in str(raised.value)

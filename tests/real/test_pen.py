@@ -99,6 +99,49 @@ def test_it_really_has_what_was_asked_for(pen):
     assert facts.engine != "?"
 
 
+def test_its_disk_has_as_many_inodes_as_were_asked_for():
+    """Inodes are a resource of their own: set apart from the disk's size and read back."""
+    with Pen(memory=512 << 20, disk=1 << 30, inodes=5000) as one:
+        assert 5000 <= one.facts().effective["inodes"] < 6000
+
+
+def test_the_hosts_unmounts_reach_the_pen_and_the_pens_mounts_do_not_reach_the_host(tmp_path):
+    """A file system that the host unmounts is free, though a pen was started while it was mounted."""
+    top = tmp_path / "top"
+    top.mkdir()
+    mount = ("mount", "-t", "tmpfs", "none")
+    try:
+        for argv in ((*mount, top), ("mount", "--make-shared", top)):
+            subprocess.run(argv, check=True)
+        (top / "disk").mkdir()
+        subprocess.run((*mount, top / "disk"), check=True)
+        with Pen(memory=512 << 20, disk=1 << 30) as one:
+            assert f" {top}/disk " in one.root(("cat", "/proc/mounts")).text
+            subprocess.run(("umount", top / "disk"), check=True)
+            assert f" {top}/disk " not in one.root(("cat", "/proc/mounts")).text
+            assert one.root((*mount, str(top / "disk"))).ok
+            assert f" {top}/disk " not in Path("/proc/mounts").read_text()
+    finally:
+        subprocess.run(("umount", "-R", "-l", top), check=False)
+
+
+def test_the_hosts_firewall_and_links_stay_as_they_are():
+    """Bridges, rules and sysctls of a pen are its own network namespace's."""
+
+    def outside():
+        rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True)
+        # Counters and dates change by themselves.
+        kept = [x.split(" [")[0] for x in rules.stdout.splitlines() if not x.startswith("#")]
+        forward = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+        return kept, sorted(os.listdir("/sys/class/net")), forward
+
+    before = outside()
+    with Pen(memory=512 << 20, disk=1 << 30) as one:
+        assert "docker0" in one.root(("ip", "-o", "link")).text
+        assert outside() == before
+    assert outside() == before
+
+
 def test_a_container_over_its_limit_dies_of_137(client, image):
     """A hog of a 32 MiB container is killed by the kernel, below the pen's own cgroup."""
     hog = client.create(
