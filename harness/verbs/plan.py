@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from harness import units
 from harness.report import words
 from harness.stats import sequential
+from harness.verbs import learned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.model.experiment import TrialSpec
     from harness.spec import Loaded
+    from harness.verbs.learned import Learned
 
-# Measured on two cores with a pen; a machine under software emulation takes a hundred times
-# as long to start, which the notes of a plan for one say.
+# Where nothing was learned yet. Measured on two cores with a pen; a machine under software
+# emulation takes a hundred times as long to start, which the notes of a plan for one say.
 START_SECONDS = {"pen": 1.5, "vm": 45.0, "colima": 60.0, "host": 0.0, "auto": 1.5}
 TRIAL_OVERHEAD = 1.2
 # A light trial's history is 30 to 150 kB packed.
@@ -28,6 +30,9 @@ TRIAL_BYTES = 150_000
 def document(loaded: Loaded, specs: Sequence[TrialSpec], seed: int) -> dict[str, Any]:
     """The plan as plain values: blocks in order, trials, estimates in seconds and bytes."""
     blocks = []
+    known = {
+        kind: learned.learn(loaded.matrix.name, kind) for kind in {s.machine.kind for s in specs}
+    }
     for block, group in itertools.groupby(specs, key=lambda s: s.block):
         members = list(group)
         blocks.append(
@@ -38,7 +43,7 @@ def document(loaded: Loaded, specs: Sequence[TrialSpec], seed: int) -> dict[str,
                     if v not in (None, (), False)
                 },
                 "trials": [s.trial for s in members],
-                "seconds": sum(map(_seconds, members)) + START_SECONDS[members[0].machine.kind],
+                "seconds": _block_seconds(members, known[members[0].machine.kind]),
             }
         )  # fmt: skip
     return {
@@ -50,6 +55,7 @@ def document(loaded: Loaded, specs: Sequence[TrialSpec], seed: int) -> dict[str,
         "warm_ups": sum(s.warm_up for s in specs),
         "machine_starts": len(blocks),
         "seconds": sum(b["seconds"] for b in blocks),
+        "learned_from": sum(found.campaigns for found in known.values() if found),
         "bytes": TRIAL_BYTES * len(specs),
         "power": power(loaded),
         "blocks": blocks,
@@ -111,6 +117,15 @@ def needed(rate: float) -> int:
     return math.ceil(math.log(0.05) / math.log1p(-rate)) if 0 < rate < 1 else 1
 
 
+def _block_seconds(members: Sequence[TrialSpec], found: Learned | None) -> float:
+    start = START_SECONDS[members[0].machine.kind]
+    if found is None:
+        return start + sum(map(_seconds, members))
+    if found.start is not None:
+        start = found.start
+    return start + sum(found.seconds(s.cell) for s in members)
+
+
 def _seconds(spec: TrialSpec) -> float:
     experiment = spec.experiment
     return TRIAL_OVERHEAD + experiment.linger + max(0.0, experiment.delay.seconds)
@@ -128,6 +143,8 @@ def print_plan(loaded: Loaded, specs: Sequence[TrialSpec], seed: int, *, json: b
         f" about {units.show_seconds(round(plan['seconds']))},"
         f" some {max(1, plan['bytes'] >> 20)}MiB of results; seed {seed}"
     )
+    if plan["learned_from"]:
+        print(f"the time is what {words.count(plan['learned_from'], 'earlier campaign')} took")
     print("\n".join(_power_lines(plan["power"], loaded)))
     for block in plan["blocks"]:
         machine = ", ".join(
