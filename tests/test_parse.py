@@ -25,7 +25,7 @@ from harness.parse.kernel import (
 )
 from harness.parse.macos import parse_macos
 from harness.parse.mountinfo import parse_mount
-from harness.parse.strace import Call, Delivered, Ended, parse_strace
+from harness.parse.strace import Begun, Call, Delivered, Ended, parse_strace
 from harness.parse.trace import Executed, Forked, OomVictim, Signal, TaskExit, parse_trace
 
 ID = "ab" * 32
@@ -399,7 +399,7 @@ def test_strace_lines():
     assert call == Call(
         7, 1763900000250000000, "openat", 'AT_FDCWD, "/x) = 5", O_RDONLY', -1, "ENOSPC"
     )
-    assert parse_strace("7 wait4(-1,  <unfinished ...>") is None
+    assert parse_strace("7 wait4(-1,  <unfinished ...>") == Begun(7, None, "wait4", "-1")
     assert parse_strace("7 <... wait4 resumed>NULL, 0, NULL) = 9") == Call(
         7, None, "wait4", "NULL, 0, NULL", 9, None
     )

@@ -25,6 +25,17 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A call that another process's line came into: what it asked for. Its answer is a Call later,
+    without the arguments that stand here."""
+
+    pid: int | None
+    at: int | None
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The traced process ended: by a signal's name, or with a code."""
 
@@ -54,6 +65,7 @@ _CALL = re.compile(
     r"(?: (?P<err>E[A-Z0-9]+) \(.*\)| \(.*\)| ERESTART\w* \(.*\))?(?: <\d+\.\d+>)?",
     re.DOTALL,
 )
+_BEGUN = re.compile(r"(?P<name>[a-z_]\w*)\((?P<args>.*?)[, ]*<unfinished \.\.\.>", re.DOTALL)
 _KILLED = re.compile(r"\+\+\+ killed by (?P<sig>SIG\w+)(?: \(core dumped\))? \+\+\+")
 _EXITED = re.compile(r"\+\+\+ exited with (?P<code>\d+) \+\+\+")
 _SIGNAL = re.compile(
@@ -61,8 +73,8 @@ _SIGNAL = re.compile(
 )
 
 
-def parse_strace(text: str) -> Call | Ended | Delivered | None:
-    """Read one line; None for unfinished calls, notes of strace itself, and anything else."""
+def parse_strace(text: str) -> Call | Begun | Ended | Delivered | None:
+    """Read one line; None for notes of strace itself, and anything else."""
     head = _HEAD.fullmatch(text.rstrip("\n"))
     if head is None:
         return None
@@ -77,6 +89,8 @@ def parse_strace(text: str) -> Call | Ended | Delivered | None:
         return Ended(pid, at, None, int(m["code"]))
     if m := _SIGNAL.fullmatch(body):
         return Delivered(pid, at, m["sig"], m["code"], int(m["pid"]) if m["pid"] else None)
+    if m := _BEGUN.fullmatch(body):
+        return Begun(pid, at, m["name"], m["args"])
     if m := _CALL.fullmatch(body):
         result = None if m["res"] == "?" else int(m["res"], 0)
         return Call(pid, at, m["name"], m["args"].strip(), result, m["err"])
