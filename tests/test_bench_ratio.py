@@ -3,8 +3,10 @@
 import pytest
 
 from harness.errors import BadInput
+from harness.machine.cgroups import Layout
 from harness.verbs import bench
 from harness.verbs.bench.ratio import alone, lines, paired
+from harness.verbs.bench.workloads import FIRST, first_served
 
 PAIRS = [(1.0, 100.0 + n) for n in range(12)]
 
@@ -34,6 +36,22 @@ def test_a_number_of_ours_can_have_an_aim_of_its_own():
     keys = {"name", "ours", "other", "competitor", "ratio", "low", "high", "n", "aim", "met"}
     assert keys <= set(one.document())
     assert len(lines([one, paired("x", PAIRS, competitor="c", unit="ms")])) == 4
+
+
+@pytest.mark.parametrize(("version", "file"), [(1, "cpu.shares"), (2, "cpu.weight")])
+def test_the_measured_are_served_first_and_only_for_that_time(tmp_path, version, file):
+    """The group's weight is the highest there is inside, and what it was before outside."""
+    (tmp_path / "pen").mkdir()
+    weight = tmp_path / "pen" / file
+    weight.write_text("1024\n")
+    where = Layout(version, {"" if version == 2 else "cpu": tmp_path})
+    with pytest.raises(ZeroDivisionError), first_served("/pen", where) as first:
+        assert first
+        assert weight.read_text() == FIRST[version][1]
+        raise ZeroDivisionError
+    assert weight.read_text() == "1024"
+    with first_served("/elsewhere", where) as first:
+        assert not first
 
 
 @pytest.mark.parametrize(("what", "only"), [("nothing", ""), ("observe", "cost,colour")])
