@@ -1,9 +1,11 @@
 """The self-test on fakes: what is counted, what is kept for every table, what goes on later."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from harness import events as e
 from harness import fakes, spec
 from harness.errors import BadInput
 from harness.report import text
@@ -131,3 +133,27 @@ def test_a_cause_that_is_never_told_says_why():
     assert accuracy.document()["not_seen"] == [
         {"cause": "oom", "why": "kernel saw nothing: no /dev/kmsg"}
     ]
+
+
+KILLED = LIVES.replace("pre_task:", "inject: [{at: delay, what: docker-kill}]\npre_task:")
+
+
+@pytest.mark.parametrize(("ended", "why", "outcome", "counts"), [
+    pytest.param(0.9, None, "survived", True, id="in-time"),
+    pytest.param(1.5, None, "survived", False, id="after-the-pre-task-began"),
+    pytest.param(0.9, "refused", "survived", False, id="could-not-be"),
+    pytest.param(None, None, "survived", False, id="never-came"),
+    pytest.param(1.5, None, "died", True, id="whatever-else-is-said-is-held-to-the-truth"),
+])  # fmt: skip
+def test_a_survivor_of_what_was_not_caused_is_counted_apart(gallery, ended, why, outcome, counts):
+    """The injection's own note says when it was done; only survivors are asked."""
+    (gallery / "lives.yaml").write_text(KILLED)
+    common = {"seen": 0, "source": "runner", "clock": "harness"}
+    told = [e.Phase(t=10**9, phase="pre-task", edge="begin", **common)]
+    if ended is not None:
+        data = {"index": 0, "what": "docker-kill", "seconds": ended - 0.5, "why": why}
+        told.append(e.Note(t=5 * 10**8, what="injection", data=data, **common))
+    campaign = SimpleNamespace(events=lambda trial: told)
+    loaded = spec.load_experiment(gallery / "lives.yaml")
+    late = selftest._not_caused(campaign, "lives/1", loaded, {"outcome": outcome})
+    assert (late == {}) == counts

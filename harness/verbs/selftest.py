@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import clock, matrix, process, scale, spec, store
+from harness import clock, events, matrix, process, scale, spec, store
 from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
 from harness.model.experiment import MachineSpec, Neighbours
 from harness.report.accuracy import Accuracy, Truth
@@ -78,7 +78,9 @@ def main(
     accuracy = Accuracy()
     # A trial that was run again counts as it was judged last.
     for trial, line in {str(v["trial"]): v for v in campaign.verdicts()}.items():
-        accuracy.add(truths[trial.rpartition("/")[0]], line)
+        name = trial.rpartition("/")[0]
+        late = _not_caused(campaign, trial, gallery[name], line)
+        accuracy.add(truths[name], {**line, **late})
     document = _document(campaign, accuracy, ending, asked, impossible)
     whole = not asked["cause"] and not asked["vm"] and not asked["load"]
     if whole and ending.how is Ended.COMPLETE:
@@ -110,6 +112,33 @@ def _run(
         )
     finally:
         progress.end()
+
+
+def _not_caused(
+    campaign: Campaign, trial: str, loaded: Loaded, line: Mapping[str, Any]
+) -> dict[str, str]:
+    """A survivor whose injection was not done when its pre-task began was right to survive.
+
+    Asked of survivors alone: whatever is said of a death or of a failed exec is held to the truth.
+    """
+    if line.get("outcome") != "survived":
+        return {}
+    began, done = None, set[int]()
+    for event in campaign.events(trial):
+        if isinstance(event, events.Phase) and (event.phase, event.edge) == ("pre-task", "begin"):
+            began = event.t
+        elif isinstance(event, events.Note) and event.what == "injection":
+            end = event.t + int(float(event.data["seconds"]) * clock.NS)
+            if event.data["why"] is None and (began is None or end <= began):
+                done.add(int(event.data["index"]))
+    missing = [
+        one.what
+        for index, one in enumerate(loaded.experiment.inject)
+        if one.at not in {"pre-task", "linger"} and index not in done
+    ]
+    if not missing:
+        return {}
+    return {"outcome": "invalid", "why": f"not caused in time: {', '.join(missing)}"}
 
 
 def _document(
