@@ -121,6 +121,39 @@ def test_mantel_haenszel_is_statsmodels_():
     assert found.low < found.difference < found.high
 
 
+@pytest.mark.parametrize(
+    ("n", "rates", "rise"),
+    [(20, (0.4,), 0.3), (12, (0.35, 0.45, 0.6), 0.3), (1, (0.3, 0.6) * 20, 0.2), (12, (0.0,), 0.5)],
+    ids=["one-cell", "few-cells", "blocks-of-two", "nobody-dies-before"],
+)
+def test_the_pooled_difference_covers_and_is_no_wider_than_it_must(n, rates, rise):
+    """
+    95 % cover about 95 %, and the width is that of the difference's own spread: an interval
+    twice as wide covers too and says nothing.
+    """
+    random = np.random.default_rng(5)
+    runs, hit, widths, points = 800, 0, [], []
+    for _ in range(runs):
+        strata = [
+            Stratum(int(random.binomial(n, p)), n, int(random.binomial(n, p + rise)), n)
+            for p in rates
+        ]
+        found = compare.mantel_haenszel(strata)
+        hit += found.low <= rise <= found.high
+        widths.append(found.high - found.low)
+        points.append(found.difference)
+    assert hit / runs >= 0.91
+    assert np.mean(widths) <= 1.12 * 2 * 1.96 * np.std(points)
+
+
+def test_a_difference_of_all_is_not_exact():
+    """0 of 12 and 12 of 12 leave room for less than a hundred points."""
+    found = compare.mantel_haenszel([Stratum(0, 12, 12, 12)] * 2)
+    assert found.difference == 1
+    assert found.low < 0.9
+    assert found.high == 1
+
+
 def test_no_deaths_anywhere_is_bounded_and_has_no_p():
     """0/30 against 0/30 in two cells: nothing to test, a bound all the same."""
     found = compare.mantel_haenszel([Stratum(0, 30, 0, 30)] * 2)

@@ -295,7 +295,8 @@ class Pooled:
     Attributes:
         p: Cochran-Mantel-Haenszel, two-sided, without continuity correction; None when
             no stratum has both groups and both deaths and survivors.
-        difference, low, high: Mantel-Haenszel pooled difference, Sato's variance.
+        difference, low, high: Mantel-Haenszel pooled difference, Sato's variance;
+            Newcombe's width where a whole group lived or died.
         risk_ratio: Mantel-Haenszel; None without deaths in a.
         strata: How many said something.
     """
@@ -336,7 +337,7 @@ def mantel_haenszel(strata: Iterable[Stratum], alpha: float = 0.05) -> Pooled:
         share = s.a * s.b / total
         weight += share
         weighted += share * (s.b_died / s.b - s.a_died / s.a)
-        sato_p += (s.a**2 * s.b_died - s.b**2 * s.a_died + s.a * s.b * (s.b - s.a) / 2) / total**2
+        sato_p += (s.b**2 * s.a_died - s.a**2 * s.b_died + s.a * s.b * (s.a - s.b) / 2) / total**2
         sato_q += (s.b_died * (s.a - s.a_died) + s.a_died * (s.b - s.b_died)) / (2 * total)
         ratio_up += s.b_died * s.a / total
         ratio_down += s.a_died * s.b / total
@@ -349,13 +350,19 @@ def mantel_haenszel(strata: Iterable[Stratum], alpha: float = 0.05) -> Pooled:
         low = -upper_difference(sums[2], sums[3], sums[0], sums[1], alpha / 2)
         high = upper_difference(sums[0], sums[1], sums[2], sums[3], alpha / 2)
         return Pooled(None, difference, low, high, ratio, used)
-    error = math.sqrt(max(0.0, difference * sato_p + sato_q)) / weight
-    z = NormalDist().inv_cdf(1 - alpha / 2)
+    if {sums[0], sums[1] - sums[0], sums[2], sums[3] - sums[2]} & {0}:
+        # A rate of 0 or 1 all over one group has no variance of its own: 0/12 and 12/12 would
+        # be "+100 points, exactly".
+        point, low, high = newcombe(sums[0], sums[1], sums[2], sums[3], alpha)
+        below, above = point - low, high - point
+    else:
+        error = math.sqrt(max(0.0, difference * sato_p + sato_q)) / weight
+        below = above = NormalDist().inv_cdf(1 - alpha / 2) * error
     return Pooled(
         2 * normal_tail(abs(excess) / math.sqrt(variance)),
         difference,
-        max(-1.0, difference - z * error),
-        min(1.0, difference + z * error),
+        max(-1.0, difference - below),
+        min(1.0, difference + above),
         ratio,
         used,
     )
