@@ -188,7 +188,12 @@ def test_a_command_is_a_trial_too(root, capsys):
         "first_bad": "c",
         "last_good": "b",
         "rates": found["answer"]["rates"],
+        "certified": found["answer"]["certified"],
     }
+    assert [(c["says"], c["holds"]) for c in found["answer"]["certified"]] == [
+        ("b lives", True),
+        ("c dies", True),
+    ]
     assert found["format"] == "deathbench.bisect/1"
     assert found["steps"][:3] == first["steps"]
     with pytest.raises(BadInput, match="exit code 127"):
@@ -225,3 +230,17 @@ def test_history_counts_only_from_the_same_world(root):
     hunt = hunts.threshold(list(cells.values()), "container.memory", 0.2, 0.1, rising=False)
     assert hunting.history(hunt, cells, meta) == 5
     assert hunt.asker.ran[0] == 5
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_list_without_a_step_has_no_first_bad(root, capsys, code):
+    """
+    The search takes it as given that the first lives and the last dies. Where nothing dies, or
+    everything, the trials of its own answer refute it.
+    """
+    assert bisect.main(candidates="a,b,c,d", run=f"exit {code} # {{}}", most=150) == 2
+    assert capsys.readouterr().out.startswith("not certain: ")
+    assert bisect.main(candidates="a,b,c,d", run=f"exit {code} # {{}}", most=150, json=True) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["answer"] is None
+    assert document["why"]

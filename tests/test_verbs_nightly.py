@@ -139,7 +139,7 @@ def test_a_changed_setting_is_searched_with_what_the_nights_know(root, monkeypat
     assert verb.main("m.yaml", json=True) == 4
     document = json.loads(capsys.readouterr().out)
     assert asked["old"] == 60
-    assert "container.memory: 128MiB -> 64MiB" in document["bisect"]["lines"][0]
+    assert "  container.memory: 128MiB -> 64MiB" in document["bisect"]["lines"]
     assert "matrix" not in str([d["what"] for d in document["compare"]["environment"]])
     assert latest(root).name == document["campaign"]
 

@@ -145,10 +145,11 @@ def _sum(found: Comparison) -> list[str]:
             f"[{points(overall.low)} {points(overall.high)}]{ratio}, p {_p(overall.p)} "
             f"(Cochran-Mantel-Haenszel by {found.stratified_by})"
         )
-    lines.append(
-        f"changed: q at most {found.level:g}, Boschloo's test, Benjamini-Hochberg over "
-        f"{words.count(len(found.cells), 'cell')}"
-    )
+    if found.cells:
+        lines.append(
+            f"changed: q at most {found.level:g}, Boschloo's test, Benjamini-Hochberg over "
+            f"{words.count(len(found.cells), 'cell')}"
+        )
     if found.upper is not None:
         if found.upper < 0:
             lines.append(f"b is at least {points(-found.upper)[1:]} below a (95%, one-sided)")

@@ -58,7 +58,7 @@ def _flat(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Keys of the frozen files that differ, file by file; scripts as a whole."""
-    files_a, files_b = _files(a), _files(b)
+    files_a, files_b = _paired(_files(a), _files(b))
     found: list[dict[str, Any]] = []
     for role in dict.fromkeys([*files_a, *files_b]):
         one, other = files_a.get(role), files_b.get(role)
@@ -87,6 +87,21 @@ def _files(meta: Mapping[str, Any]) -> dict[str, str]:
         "matrix" if path == main else PurePath(path).name: text
         for path, text in (frozen.get("files") or {}).items()
     }
+
+
+def _paired(a: dict[str, str], b: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """One YAML file on each side that the other does not have: the same file, renamed."""
+    one, other = (
+        [name for name in mine if name not in theirs and name.endswith((".yaml", ".yml"))]
+        for mine, theirs in ((a, b), (b, a))
+    )
+    if len(one) != 1 or len(other) != 1:
+        return a, b
+    role = f"{one[0]}, {other[0]}"
+    return (
+        {role if name == one[0] else name: text for name, text in a.items()},
+        {role if name == other[0] else name: text for name, text in b.items()},
+    )
 
 
 def _keys(text: str | None) -> dict[str, Any] | None:

@@ -78,7 +78,7 @@ def summary(
     else:
         parts += ["## Against", "", "no earlier good campaign of this matrix", ""]
     if bisect is not None:
-        parts += ["## What changed it", "", *(f"- {line}" for line in bisect["lines"]), ""]
+        parts += ["## What changed it", "", *map(_item, bisect["lines"]), ""]
     rows = trend(nights)
     if rows:
         head = ["night", "died", "rate [95%]", ""]
@@ -89,6 +89,11 @@ def summary(
             "",
         ]
     return "\n".join(parts)
+
+
+def _item(line: str) -> str:
+    """A line of an answer as one of a list; what it indents stays below the line before."""
+    return f"  - {line.strip()}" if line.startswith(" ") else f"- {line}"
 
 
 def worst(comparison: Comparison) -> dict[str, Any] | None:

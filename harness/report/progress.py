@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # one for each hundredth of the way, instead of one for every trial.
 _EVERY_TRIAL = 500
 
+_TOLD = frozenset({Outcome.DIED.value, Outcome.EXEC_FAILED.value, Outcome.SURVIVED.value})
+
 
 class Progress:
     """Counts trials as they finish and says how far the sweep is.
@@ -30,6 +32,8 @@ class Progress:
         quiet: Say nothing but errors (`--json`).
         stream: Where to; stderr if left out.
         live: A line that is redrawn; left out: when the stream is a terminal.
+        told: Each trial that says something is told by the caller (a search's steps);
+            only blind and broken ones are said here.
 
     `trial_done` takes a record with the keys of `TrialRecord` and a line of
     verdicts.jsonl, or None while there is no verdict.
@@ -42,8 +46,10 @@ class Progress:
         quiet: bool = False,
         stream: IO[str] | None = None,
         live: bool | None = None,
+        told: bool = False,
     ) -> None:
         self._now = now
+        self._told = told
         self._quiet = quiet
         self._stream = sys.stderr if stream is None else stream
         self._wants_live = self._stream.isatty() if live is None else live
@@ -173,7 +179,7 @@ class Progress:
     def _log_trial(
         self, record: Mapping[str, Any], outcome: str | None, verdict: Mapping[str, Any] | None
     ) -> None:
-        if self._quiet:
+        if self._quiet or (self._told and outcome in _TOLD):
             return
         wrong = outcome not in {None, Outcome.SURVIVED.value}
         step = max(1, self._total // 100)

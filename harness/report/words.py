@@ -87,6 +87,17 @@ def span(low: float, high: float) -> str:
     return f"{percent(low)[:-1]}-{percent(high)}"
 
 
+def left(trials: float) -> str:
+    """What a search still needs, to be put behind its state.
+
+    >>> left(6.7), left(0.2), left(0)
+    (', ~7 trials left', ', ~1 trial left', '')
+    """
+    if trials <= 0:
+        return ""
+    return f", ~{count(max(1, round(trials)), 'trial')} left"
+
+
 def count(n: int, noun: str, plural: str = "") -> str:
     """
     >>> count(1, "death"), count(2, "death")

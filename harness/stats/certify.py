@@ -7,7 +7,7 @@ can be gone through again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from harness.stats.search import Search
     from harness.stats.sequential import EProcess, Fixed, Sprt
     from harness.stats.twosample import Looks
+
+
+First = TypeVar("First", bound="Search")
 
 
 class Certify:
@@ -110,7 +113,7 @@ class Pair:
         return 0.0 if self.done else float(2 * self.looks.most - sum(self.ran)) * 0.7
 
 
-class Chain:
+class Chain(Generic[First]):
     """A search, and then what its answer makes necessary.
 
     Args:
@@ -118,13 +121,13 @@ class Chain:
         then: Called once when it is done: what comes after it, or None.
     """
 
-    def __init__(self, first: Search, then: Callable[[], Certify | None]) -> None:
+    def __init__(self, first: First, then: Callable[[], Certify | None]) -> None:
         self.first = first
         self.then = then
         self.second: Certify | None = None
         self._called = False
 
-    def _current(self) -> Search | Certify:
+    def _current(self) -> First | Certify:
         if not self.first.done and not self._called:
             return self.first
         if not self._called:

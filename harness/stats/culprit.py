@@ -162,8 +162,8 @@ def certification(answer: Culprits, settings: int) -> tuple[Check, ...]:
         ]
         checks.append(Check(every ^ answer.mask, dies=False, says="without both it lives"))
         return tuple(checks)
-    alone = "alone is enough" if answer.kind == SINGLE else "together are enough"
-    checks.append(Check(answer.mask, dies=True, says=f"the culprit {alone}"))
+    enough = "the culprit alone is" if answer.kind == SINGLE else "the two together are"
+    checks.append(Check(answer.mask, dies=True, says=f"{enough} enough"))
     checks += [
         Check(every ^ (1 << i), dies=False, says=f"without {{names[{i}]}} it lives")
         for i in answer.settings

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 FORMAT = "deathbench.bisect/1"
 
+_WAYS = (
+    "FILE --axis KEY, --good A.yaml --bad B.yaml, --candidates A,…,Z --run COMMAND, "
+    "or FILE --as-bisect"
+)
+
 # What `git bisect run` understands: good, bad, can not be told.
 _GOOD, _BAD, _SKIP = 0, 1, 125
 
@@ -77,6 +82,7 @@ def main(
     options = sweep.options(monitors=monitors, budget=budget)
     if most < 1:
         raise bad(f"--most {most}", "nothing would run", "--most 100")
+    charged = _number(restart) if restart else None
     if run or candidates:
         return command_search.main(
             candidates, run, most=most, budget=options.budget, resume=resume, json=json
@@ -124,7 +130,7 @@ def main(
         seed=number,
         most=most,
         options=options,
-        restart=_number(restart) if restart else hunting.restart_cost(cells.values(), options.auto),
+        restart=hunting.restart_cost(cells.values(), options.auto) if charged is None else charged,
         json=json,
     )
 
@@ -148,7 +154,8 @@ def go(
     if hunt.kind == "one" and ending.how is Ended.COMPLETE:
         code = int((answer.value or {}).get("exit", _SKIP))
     why = asking.given_up
-    if not answer.found and why is None and ending.how is Ended.COMPLETE:
+    sure = answer.found or answer.nowhere
+    if not sure and why is None and ending.how is Ended.COMPLETE:
         why = f"not certain after {words.count(len(asking.steps), 'trial')}"
     extra = {
         "campaign": campaign.name, "trials": len(asking.steps), "restarts": asking.restarts,
@@ -181,7 +188,7 @@ def _print(
         print(jsonlib.dumps(document, ensure_ascii=False, default=str))
         return code
     if answer is not None:
-        head = "" if answer.found else "not certain: "
+        head = "" if answer.found or answer.nowhere else "not certain: "
         for i, line in enumerate(answer.lines):
             print((head if i == 0 else "") + line)
         said = f"confidence {words.percent(answer.confidence)}"
@@ -207,14 +214,14 @@ def _frozen(
             raise bad("--good, --bad", "one of them is missing", "--good A.yaml --bad B.yaml")
         loaded = [hunts.one_cell(str(_find(f)), overrides)[0] for f in (good, bad_)]
         return {"kind": "culprit", "files": [one.frozen() for one in loaded]}
+    if not file and not as_bisect:
+        raise bad("bisect", "nothing says what to search", _WAYS)
     path = str(_find(file))
     if as_bisect:
         one, _ = hunts.one_cell(path, overrides)
         return {"kind": "one", "files": [one.frozen()], "below": limits[0], "above": limits[1]}
     if not axis:
-        raise bad(
-            "bisect", "nothing says what to search", "--axis KEY, --good/--bad, or --run COMMAND"
-        )
+        raise bad(f"bisect {file}", "nothing says what to search in it", _WAYS)
     if direction not in {"", "rising", "falling"}:
         raise bad(f"--direction {direction}", "no such direction", "rising or falling")
     first = spec.load(path, overrides)

@@ -203,11 +203,11 @@ def table(
 
 @_verb(
     positional=["a", "b"],
-    iterable=["filters"],
+    iterable=["filter"],
     help={
         "a": "the campaign before; several, comma-separated, are one group",
         "b": "the campaign after; nothing: the latest",
-        "filters": "only cells with KEY=VALUE (again for more)",
+        "filter": "only cells with KEY=VALUE (again for more)",
         "only-changed": "only the cells that changed",
         "row": "an axis for the rows",
         "col": "an axis for the columns",
@@ -220,7 +220,7 @@ def compare(
     c: Context,
     a: str = "",
     b: str = "",
-    filters: list[str] = [],  # noqa: B006
+    filter: list[str] = [],  # noqa: A002, B006
     only_changed: bool = False,
     row: str = "",
     col: str = "",
@@ -233,7 +233,7 @@ def compare(
         "compare",
         json=json,
         arguments={
-            "a": a, "b": b, "filters": filters, "only_changed": only_changed, "row": row,
+            "a": a, "b": b, "filters": filter, "only_changed": only_changed, "row": row,
             "col": col, "margin": margin, "markdown": markdown,
         },
     )  # fmt: skip

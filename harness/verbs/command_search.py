@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from harness import clock, process, store
 from harness.errors import ExitCode
 from harness.report import words
-from harness.stats.step import Step
 from harness.store import Campaign
 from harness.verbs import hunts
 from harness.verbs.hunting import bad
@@ -49,7 +48,7 @@ def main(
             raise bad("--candidates", "nothing tries a candidate", "--run 'COMMAND {}'")
         meta = {"bisect": {"kind": "command", "candidates": listed, "command": command}}
         campaign = Campaign.create("bisect-command", meta)
-    search, steps = Step(len(listed)), []
+    search, steps = hunts.certified_step(len(listed)), []
     for line in store.read_lines(campaign.path / "steps.jsonl"):
         steps.append(line)
         if line["died"] is not None:
@@ -60,6 +59,8 @@ def main(
         lambda i: {"first_bad": listed[i], "last_good": listed[i - 1]},
     )
     print(f"campaign {campaign.name}: {campaign.path}", file=sys.stderr)
+    if steps:
+        print(f"{words.count(len(steps), 'trial')} from before: {say()}", file=sys.stderr)
     began = clock.now()
     why, skips = None, 0
     code = int(ExitCode.INCONCLUSIVE)
@@ -80,10 +81,13 @@ def main(
             elif skips >= _MOST_SKIPS:
                 why = f"{skips} runs in a row could not be told (exit 125)"
             came = {True: "died", False: "lived", None: "can not be told"}[died]
-            left = f", ~{search.expected_left():.0f} trials left" if not search.done else ""
-            print(f"  {listed[question]}: {came}; {say()}{left}", file=sys.stderr)
+            left = "" if search.done else words.left(search.expected_left())
+            print(f"{len(steps)} {listed[question]}: {came}; {say()}{left}", file=sys.stderr)
     except KeyboardInterrupt:
-        why, code = f"interrupted; go on with: {process.called()} bisect --resume {campaign.name}", 130
+        why, code = (
+            f"interrupted; go on with: {process.called()} bisect --resume {campaign.name}",
+            130,
+        )
     found = answer()
     if found.found:
         code = int(ExitCode.OK)
@@ -99,7 +103,7 @@ def main(
         }  # fmt: skip
         print(jsonlib.dumps(document, ensure_ascii=False))
     else:
-        print(("" if found.found else "not certain: ") + found.lines[0])
+        print(("" if found.found else "not certain: ") + "\n".join(found.lines))
         print(f"confidence {words.percent(found.confidence)}, {words.count(len(steps), 'trial')}")
         if why:
             print(why)

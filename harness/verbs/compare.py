@@ -40,6 +40,7 @@ def main(
         margin: "not worse by more than this", such as 5pp.
     """
     found = between(a, b or "latest", filters=filters, margin=_margin(margin))
+    _pivot_axes(found, row, col)
     if json:
         print(jsonlib.dumps(found.document(), ensure_ascii=False))
     else:
@@ -170,6 +171,22 @@ def _filters(filters: Sequence[str], tallies: Sequence[Tally]) -> dict[str, Any]
     if problems:
         raise BadInput(problems, about="the command line")
     return result
+
+
+def _pivot_axes(found: Comparison, row: str, col: str) -> None:
+    """--row and --col are two axes of the cells that are compared."""
+    axes = list(dict.fromkeys(k for c in found.cells for k in c.config))
+    fix = f"two of the axes: {', '.join(axes)}" if len(axes) > 1 else "a table of two axes"
+    problems = [
+        Problem("command line", f"{option} {key}", "no cell has that axis", fix)
+        for option, key in (("--row", row), ("--col", col))
+        if key and key not in axes
+    ]
+    if bool(row) != bool(col):
+        given, other = ("--row", "--col") if row else ("--col", "--row")
+        problems.append(Problem("command line", given, f"{other} is missing", fix))
+    if problems:
+        raise BadInput(problems, about="the command line")
 
 
 def _margin(text: str) -> float | None:

@@ -7,6 +7,7 @@ at four times, with the chance of a false alarm over all of them at most 5 %.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json as jsonlib
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import matrix, spec
 from harness.errors import ExitCode
+from harness.model.causes import CAUSES
 from harness.report.compare_text import points
 from harness.scale import Ended
 from harness.stats import compare, twosample
@@ -58,6 +60,13 @@ def main(
         loaded = spec.thaw(campaign.meta()["frozen"])
     else:
         campaign = None
+        if cause and cause not in CAUSES:
+            near = difflib.get_close_matches(cause, CAUSES, 3) or ["memory-limit-main"]
+            raise bad(
+                f"--cause {cause}",
+                "no such cause",
+                f"one of docs/causes.md, e.g. {', '.join(near)}",
+            )
         source, name = _find(trial)
         frozen = _suspect(source, name, cause)
         loaded = spec.thaw(source.meta()["frozen"])

@@ -39,6 +39,7 @@ class Hunt:
         cell_of: Question → its cell.
         questions: How many.
         hopeless: Why to give up, or None.
+        shown: Question → the configuration in a few words.
         say: The state of the search in a few words, after each step.
         answer: (answer as plain values, confidence 0-1, exit code, lines for people).
     """
@@ -50,6 +51,7 @@ class Hunt:
     say: Callable[[], str]
     answer: Callable[[], Answer]
     hopeless: Callable[[], str | None] = lambda: None
+    shown: Callable[[int], str] | None = None
     machine_of: Callable[[int], Any] | None = None
     old: int = 0
     names: dict[str, int] = field(default_factory=dict)
@@ -57,12 +59,18 @@ class Hunt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a search came to."""
+    """What a search came to.
+
+    Attributes:
+        found: What was looked for, surely.
+        nowhere: Surely there is none to be found.
+    """
 
     value: dict[str, Any] | None
     confidence: float
     lines: tuple[str, ...]
     found: bool
+    nowhere: bool = False
 
 
 def arm_of(hunt: Hunt, seed: int) -> Callable[[int], Arm]:
@@ -97,7 +105,7 @@ def run(
     quiet: bool,
 ) -> tuple[Asking, Ending]:
     """All trials of a hunt, those that a resumed campaign has already included."""
-    progress = Progress(lambda: clock.now() / clock.NS, quiet=quiet)
+    progress = Progress(lambda: clock.now() / clock.NS, quiet=quiet, told=True)
     asking = Asking(
         hunt.asker, hunt.questions, arm_of(hunt, seed),
         hunt.machine_of or (lambda q: hunt.cell_of(q).machine),
@@ -112,12 +120,13 @@ def run(
                 break
             hunt.names.setdefault(hunt.cell_of(question).name, question)
         asking.resume(done, hunt.names)
+        progress.note(f"{words.count(len(done), 'trial')} from before: {hunt.say()}")
 
     def hear(step: Step) -> None:
-        what = words.config(dict(step.config))
+        what = words.config(dict(step.config)) if hunt.shown is None else hunt.shown(step.question)
         came = "died" if step.died else "lived"
-        left = f", ~{step.expected_left:.0f} trials left" if step.expected_left else ""
-        progress.note(f"  {what}: {came}; {hunt.say()}{left}")
+        left = words.left(step.expected_left)
+        progress.note(f"{len(asking.steps)} {what}: {came}; {hunt.say()}{left}")
 
     asking.hear = hear
     progress.begin(asking.expected_total(), done=len(done))

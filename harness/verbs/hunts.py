@@ -13,7 +13,7 @@ from harness.matrix import Cell
 from harness.report import words
 from harness.stats import compare, sequential
 from harness.stats.certify import Certify, Chain
-from harness.stats.culprit import MOST, OR, Culprit, certification
+from harness.stats.culprit import AND, MOST, OR, SINGLE, Culprit, certification
 from harness.stats.step import Step
 from harness.stats.threshold import Oriented, Threshold
 from harness.verbs.hunting import Answer, Hunt, bad
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 # With fewer values than this an axis of amounts gets points between them.
 _FEW = 8
 _POINTS = 33
+
+_DO_IT = {
+    SINGLE: "one setting does it:", AND: "two settings do it together:",
+    OR: "either of two settings does it:",
+}  # fmt: skip
 
 # An answer of a search that has no more than this behind it is not worth a look at ends.
 _ENDS = 20
@@ -128,21 +133,28 @@ def threshold(
             "tolerance": tolerance, "rising": one.rising, "curve": curve,
         }  # fmt: skip
         if at.between is None:
-            line = f"the death rate stays {at.side} {words.percent(level)} over the whole axis"
+            line = (
+                f"{key}: the death rate stays {at.side} {words.percent(level)} from "
+                f"{shown(0)} to {shown(len(cells) - 1)}; -o {key}=LOW,HIGH looks further out"
+            )
         else:
             line = (
                 f"{key}: the death rate crosses {words.percent(level)} between "
                 f"{shown(at.between[0])} and {shown(at.between[1])} "
                 f"(to within {tolerance * 100:g}pp)"
             )
-        return Answer(value, at.confidence, (line,), found=search.done and at.between is not None)
+        there = at.between is not None
+        return Answer(
+            value, at.confidence, (line,), found=search.done and there,
+            nowhere=search.done and not there,
+        )  # fmt: skip
 
     return Hunt("threshold", search, len(cells), lambda q: cells[q], say, answer)
 
 
 def step(cells: Sequence[Cell], key: str) -> Hunt:
     """The first bad one of an ordered list; the first is good, the last is bad."""
-    search = Step(len(cells))
+    chain = certified_step(len(cells))
 
     def shown(index: int) -> str:
         return words.value(key, cells[index].config[key])
@@ -153,15 +165,40 @@ def step(cells: Sequence[Cell], key: str) -> Hunt:
             "last_good": cells[first - 1].config[key],
         }  # fmt: skip
 
-    say, answer, hopeless = step_words(search, shown, value)
-    return Hunt("step", search, len(cells), lambda q: cells[q], say, answer, hopeless)
+    say, answer, hopeless = step_words(chain, shown, value)
+    return Hunt("step", chain, len(cells), lambda q: cells[q], say, answer, hopeless)
 
 
-def step_words(search: Step, shown: Any, value: Any) -> tuple[Any, Any, Any]:
+def certified_step(candidates: int) -> Chain[Step]:
+    """The first bad one of a list, and then trials of it and of the one before it.
+
+    The search takes it as given that the first lives and the last dies. Where that is not so
+    it still ends, sure of an answer; the trials that follow are what finds it out.
+    """
+    search = Step(candidates)
+
+    def then() -> Certify:
+        return Certify([search.first_bad - 1, search.first_bad], _between(*search.rates()))
+
+    return Chain(search, then)
+
+
+def _between(low: float, high: float) -> Any:
+    """A rule for which of two rates it is; half-way between them lies what neither of them is."""
+    return sequential.rule(
+        80,
+        below=min(low + 0.02, 0.6 * low + 0.4 * high),
+        above=max(0.3 * low + 0.7 * high, 0.05),
+    )
+
+
+def step_words(chain: Chain[Step], shown: Any, value: Any) -> tuple[Any, Any, Any]:
     """How a step search says its state, its answer and that it is hopeless."""
+    search = chain.first
 
     def say() -> str:
-        return f"first bad {shown(search.first_bad)} {words.percent(search.best[1])}"
+        said = f"first bad {shown(search.first_bad)} {words.percent(search.best[1])}"
+        return f"{said}, being certified" if search.done and not chain.done else said
 
     def answer() -> Answer:
         first, confidence = search.first_bad, search.best[1]
@@ -170,10 +207,38 @@ def step_words(search: Step, shown: Any, value: Any) -> tuple[Any, Any, Any]:
             f"first bad: {shown(first)}, last good: {shown(first - 1)} "
             f"(death rate {words.percent(low)} before, {words.percent(high)} from there on)"
         )
-        found = {**value(first), "rates": {"good": low, "bad": high}}
-        return Answer(found, confidence, (line,), found=search.done)
+        lines, certified = [line], []
+        for index, dies in ((first - 1, False), (first, True)):
+            says = f"{shown(index)} {'dies' if dies else 'lives'}"
+            if chain.second is not None:
+                one = _certificate(chain.second, index, says, dies=dies)
+                certified.append(one)
+                lines.append(_certificate_line(one))
+        found = {
+            **value(first), "rates": {"good": low, "bad": high}, "certified": certified,
+        }  # fmt: skip
+        holds = bool(certified) and all(one["holds"] for one in certified)
+        given = (f"{shown(0)} lives", f"{shown(len(search.ran) - 1)} dies")
+        lines += [
+            f"perhaps not so, though taken as given: {end}"
+            for one, end in zip(certified, given, strict=False)
+            if one["verdict"] and not one["holds"]
+        ]
+        return Answer(found, confidence, tuple(lines), found=chain.done and holds)
 
     return say, answer, lambda: no_difference(search, 0, len(search.ran) - 1)
+
+
+def _certificate(second: Certify, question: int, says: str, *, dies: bool) -> dict[str, Any]:
+    verdict = second.verdicts.get(question)
+    died, ran = second.counts[question]
+    holds = verdict is not None and verdict.startswith("above" if dies else "below")
+    return {"says": says, "died": died, "trials": ran, "verdict": verdict, "holds": holds}
+
+
+def _certificate_line(one: Mapping[str, Any]) -> str:
+    said = "holds" if one["holds"] else "does not hold" if one["verdict"] else "not decided"
+    return f"{one['says']}: {one['died']}/{one['trials']} died, {said}"
 
 
 def no_difference(search: Search, good: int, worst: int) -> str | None:
@@ -242,13 +307,7 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
         checks = [
             c for c in certification(search.answer, len(changed)) if c.mask in search.questions
         ]
-        low, high = search.rates()
-        # Half-way between the two rates lies what neither of them is.
-        rule = sequential.rule(
-            80,
-            below=min(low + 0.02, 0.6 * low + 0.4 * high),
-            above=max(0.3 * low + 0.7 * high, 0.05),
-        )
+        rule = _between(*search.rates())
         return Certify([search.index(c.mask) for c in checks], rule) if checks else None
 
     chain = Chain(search, then)
@@ -262,31 +321,31 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
         return joint.join(changed[i][0] for i in search.answer.settings)
 
     def say() -> str:
-        return f"{sentence()} {words.percent(search.best[1])}"
+        said = f"{sentence()} {words.percent(search.best[1])}"
+        if not search.done:
+            return said
+        return said if chain.done else f"{said}, being certified"
+
+    def shown(q: int) -> str:
+        mask = search.questions[q]
+        taken = [i for i in range(len(changed)) if mask >> i & 1]
+        if not taken or len(taken) == len(changed):
+            return "all as in the bad one" if taken else "all as in the good one"
+        new = [f"{changed[i][0]}={words.value(changed[i][0], changed[i][2])}" for i in taken]
+        return f"only {' '.join(new)}"
 
     def answer() -> Answer:
         found, confidence = search.answer, search.best[1]
-        certified, lines = [], [f"{found.kind}: {named(i)}" for i in found.settings]
+        certified, lines = [], [_DO_IT[found.kind], *(f"  {named(i)}" for i in found.settings)]
         passed = chain.second is not None
         for check in certification(found, len(changed)):
             if chain.second is None or check.mask not in search.questions:
                 continue
-            at = search.index(check.mask)
-            verdict = chain.second.verdicts.get(at)
-            died, ran = chain.second.counts[at]
-            right = verdict is not None and verdict.startswith("above" if check.dies else "below")
-            passed = passed and right
             says = check.says.format(names=[key for key, _, _ in changed])
-            certified.append(
-                {
-                    "says": says,
-                    "died": died,
-                    "trials": ran,
-                    "verdict": verdict,
-                    "holds": right,
-                }
-            )
-            lines.append(f"  {says}: {died}/{ran} died, {'holds' if right else 'does not hold'}")
+            one = _certificate(chain.second, search.index(check.mask), says, dies=check.dies)
+            passed = passed and one["holds"]
+            certified.append(one)
+            lines.append(_certificate_line(one))
         value = {
             "kind": found.kind,
             "settings": [
@@ -305,7 +364,7 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
 
     return Hunt(
         "culprit", chain, len(search.questions), question, say, answer,
-        lambda: no_difference(search, search.index(0), search.index(whole)),
+        lambda: no_difference(search, search.index(0), search.index(whole)), shown,
     )  # fmt: skip
 
 

@@ -53,6 +53,8 @@ def main(
         budget: For everything; what the sweep leaves is the bisection's.
         against: How many of the last good nights are the baseline, added up.
     """
+    if against < 1:
+        raise hunting.bad(f"--against {against}", "no night to compare with", "--against 7")
     options = sweep.options(monitors=monitors, budget=budget)
     loaded = spec.load_matrix(sweep.find(matrix_file, "matrix"), overrides)
     number = sweep.seed_of(seed, loaded)
