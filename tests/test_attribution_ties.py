@@ -157,6 +157,13 @@ def test_a_child_killed_from_another_container():
     assert told.sender.kind is SenderKind.OTHER_CONTAINER
 
 
+def test_a_grandchild_killed_from_outside():
+    """Who fell to the host just before need not be a child of the main process: not decided."""
+    story = Story().run()
+    story.signal(2995, 9, 4400, sender=8000, comm="sh", place="host")
+    assert verdict(left(story)).cause == "unknown"
+
+
 def test_what_falls_with_the_namespace_is_no_trigger():
     """Children that are killed because the main process left are no reason for its leaving."""
     told = verdict(left(Story().run().exits(3000.1, CHILD, 9)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.attribution.senders import place
+from harness.attribution.senders import HARMLESS, place
 from harness.attribution.table import Clue, Clues
 from harness.history.clock import KERNEL
 from harness.model.verdicts import Sender, SenderKind
@@ -282,6 +282,20 @@ def child_told(case: Case) -> Clues:
         and s.what.result == DELIVERED
         and case.at - SHORTLY <= s.at <= case.at
         and place(case, s) != "same-container"
+    )
+
+
+def inmate_told(case: Case) -> Clues:
+    """somebody outside sent a process of the container a signal right before its main process left"""
+    main = case.main
+    return tuple(
+        Clue(s.n, "sender", f"process {s.what.pid} sent process {s.what.to} of it signal {s.what.signal}")
+        for s in case.history.senders
+        if s.what.container == case.container
+        and s.what.place in ("host", "other-container")
+        and (main is None or s.what.to != main.pid)
+        and s.what.signal not in HARMLESS
+        and case.at - AT_ONCE <= s.at <= case.at
     )
 
 

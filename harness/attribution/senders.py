@@ -27,7 +27,7 @@ _RAISED = frozenset({4, 5, 6, 7, 8, 9, 11, 24, 25, 31})
 """What the kernel raises for a fault, a limit or an OOM: other rules look at those."""
 
 _OF_A_TERMINAL = frozenset({1, 2, 3})
-_HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
+HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
 """A child that ended, job control, a window's size: programs get these all the time."""
 OBEY = 12_000_000_000
 """The engine on its way down gives ten seconds; who leaves later leaves for another reason."""
@@ -105,7 +105,7 @@ def _patience(case: Case, signal: Seen[Signal]) -> int:
             return OBEY
         return GOOD_MANNERS if case.death.exit_code == 0 else AT_ONCE
     # Any other may mean anything to a program that handles it: only an end at once is one.
-    return -1 if sig in _HARMLESS or sig in _RAISED else IN_ITS_HANDLER
+    return -1 if sig in HARMLESS or sig in _RAISED else IN_ITS_HANDLER
 
 
 def by_runtime(case: Case, signal: Seen[Signal]) -> bool:
@@ -239,7 +239,7 @@ def _remembered(sig: int) -> int:
     """How long before an end a signal of this number may have been its reason, ns."""
     if sig in ENDING | {9}:
         return 3 * OBEY
-    return AT_ONCE // 3 if sig in _HARMLESS else 3 * AT_ONCE // 2
+    return AT_ONCE // 3 if sig in HARMLESS else 3 * AT_ONCE // 2
 
 
 def earlier_signal(case: Case) -> Clues:

@@ -11,7 +11,7 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness.attribution.around import AT_ONCE, SHORTLY
+from harness.attribution.around import SHORTLY
 from harness.attribution.lastwords import (
     complains,
     said_missing,
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from harness.events import MountChange
     from harness.parse.mountinfo import Mount
 
+PROMPT = 150_000_000
+"""What a main process leaves on at once, without a word, it leaves on within this."""
+
+
 def _reason(case: Case, found: Clues, said: Clues = ()) -> Clues:
     """Of what came before its end, what can be its reason: it left at once, or says so.
 
     A second between the two may be a coincidence, and nothing but its own words tells.
     """
-    return found if said else tuple(c for c in found if case.when[c.n] >= case.at - AT_ONCE)
+    return found if said else tuple(c for c in found if case.when[c.n] >= case.at - PROMPT)
 
 
 # --- limits ------------------------------------------------------------------------
