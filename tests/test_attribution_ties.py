@@ -77,6 +77,13 @@ def test_its_last_words_tie_a_trigger_to_its_end(trigger):
     assert (silent.cause, silent.certainty) == (cause, Certainty.LIKELY)
 
 
+def test_a_network_that_its_last_words_name():
+    """A lost interface and words of an unreachable network: likely, never more."""
+    told = verdict(left(cut_off(Story().run(), 2000), log="ping: sendto: Network is unreachable"))
+    assert (told.cause, told.certainty) == ("network-lost", Certainty.LIKELY)
+    assert verdict(left(Story().run(), log="ping: Network is unreachable")).cause == "unknown"
+
+
 def test_old_words_in_a_log_tie_nothing():
     """What a log said many lines ago is an old story."""
     words = "cat: /work/x: No such file or directory\n" + "all is well again\n" * 20

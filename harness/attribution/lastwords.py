@@ -42,6 +42,17 @@ _MISSING = (
     "transport endpoint",
     "getcwd",
 )
+_CUT_OFF = (
+    "network is unreachable",
+    "network is down",
+    "no route to host",
+    "no such device",
+    "bad address",
+    "name resolution",
+    "could not resolve",
+    "unknown host",
+    "unreachable",
+)
 _NO_FILES = ("too many open files", "no file descriptors available")
 _TOO_LARGE = ("file too large", "file size limit exceeded")
 
@@ -106,6 +117,11 @@ def said_no_fork(case: Case) -> Clues:
 def said_missing(case: Case) -> Clues:
     """its log ends with words of a file that is not there"""
     return _says(case, _MISSING, "its log says")
+
+
+def said_cut_off(case: Case) -> Clues:
+    """its log ends with words of a network that can not be reached"""
+    return _says(case, _CUT_OFF, "its log says")
 
 
 def said_no_files(case: Case) -> Clues:

@@ -238,6 +238,7 @@ BY_ITSELF = (
             u.any_trigger,
             u.shim_gone_early,
             words.complains,
+            words.said_cut_off,
             words.could_not_make,
             w.layer_gone,
             w.unwatched_volume,

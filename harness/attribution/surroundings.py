@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.attribution.around import SHORTLY
 from harness.attribution.lastwords import (
     complains,
+    said_cut_off,
     said_missing,
     said_no_fork,
     said_no_space,
@@ -380,8 +381,10 @@ def layer_missed(case: Case) -> Clues:
 
 
 def cut_off(case: Case) -> Clues:
-    """it had lost a network interface, and left at once"""
-    return _reason(case, lost_interface(case))
+    """it had lost a network interface, and left at once or says so"""
+    said = said_cut_off(case)
+    found = _reason(case, lost_interface(case), said)
+    return (*found, *said) if found else ()
 
 
 def _lost_link(case: Case) -> Clues:
