@@ -245,7 +245,7 @@ BY_ITSELF = (
             r.tight,
         ),
         supports=(s.end_seen,),
-        must_watch=("trace", "docker", "proc", "kernel", "mounts", "cgroup"),
+        must_watch=("trace", "docker", "proc", "kernel", "mounts", "network", "cgroup"),
         # That it left by itself is seen; that nothing made it leave is not.
         most=LIKELY,
         path=path("main-exit-error", "main-exited"),
