@@ -220,6 +220,8 @@ def test_quick_reading_gives_what_json_gives():
     records += [
         record('we"ird\\', 3),
         record("b", 1, config={"x": {"y": {}, "seed": 1, "block": 2}}),
+        record("a", 3),  # again: counts once
+        record("lone \ud800", 1),
     ]
     verdicts = [
         verdict("a", 0, "died", "vm-oom", "vm-pressure"),
@@ -235,13 +237,13 @@ def test_quick_reading_gives_what_json_gives():
     ]
 
     def dump(lines):
-        return [json.dumps(x, separators=(",", ":")) + "\n" for x in lines]
+        return [json.dumps(x, separators=(",", ":")).encode() + b"\n" for x in lines]
 
-    reordered = [json.dumps(dict(reversed(x.items()))) + "\n" for x in records]
+    reordered = [json.dumps(dict(reversed(x.items()))).encode() + b"\n" for x in records]
     expected = tally.count(records, verdicts)
     for lines in (dump(records), reordered):
         found = tally.count_lines(
-            [*lines, lines[0][:40]], [*dump(verdicts), '{"trial":"a/1","outc']
+            [*lines, lines[0][:40]], [*dump(verdicts), b'{"trial":"a/1","outc']
         )
         assert found == expected
     assert expected.evidence.blind == {("kmsg", "]},"): 1}

@@ -81,10 +81,10 @@ def show(table: Table, *, json: bool, markdown: bool = False) -> int:
     return int(table.exit)
 
 
-def lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[bytes]:
     """A file's lines; none where there is no file. A torn line is the reader's to skip."""
     try:
-        file = open(path, encoding="utf-8", errors="replace")
+        file = open(path, "rb", buffering=1 << 20)
     except FileNotFoundError:
         return
     with file:
