@@ -19,7 +19,7 @@ from harness.stats.information import divergence, entropy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-STOP = 0.962
+STOP = 0.959
 
 _WIDTHS = (0.15, 1.0, 3.0, 6.0)
 _FLOORS = (0.002, 0.02, 0.06)
