@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.deaths import endings, runs, trial_end
+from harness.parse.execs import is_engine_text, parse_exec_error
 
 if TYPE_CHECKING:
     from harness.history import History
@@ -35,6 +36,8 @@ def alive_at_end(history: History) -> bool:
     for seen in reversed(history.looks):
         look = seen.what
         if look.container == subject and look.state is not None and last <= seen.at <= end:
+            if look.state.status in ALIVE and cut_off(history):
+                break
             return look.state.status in ALIVE
     return watched_alive(history, subject, end) or stands_still(history, subject)
 
@@ -46,6 +49,18 @@ def runs_last(history: History, container: str) -> object:
     if not made or not ends:
         return None
     return next((e.run for e in ends if e.run == made[-1]), None)
+
+
+def cut_off(history: History) -> bool:
+    """Could the engine not reach containerd when the pre-task was asked for?
+
+    Who ended meanwhile is running for an engine that nobody can tell of it.
+    """
+    attempts = [a for a in history.attempts if a.label == "pre-task"]
+    if not attempts or attempts[-1].exit_code != 126 or not is_engine_text(attempts[-1].output):
+        return False
+    fault = parse_exec_error(attempts[-1].output)
+    return fault is not None and fault.what == "containerd-down"
 
 
 def watched_alive(history: History, container: str, end: int) -> bool:
