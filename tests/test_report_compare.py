@@ -178,6 +178,17 @@ def test_the_verb_opens_campaigns_and_groups(results, capsys):
     assert "0002" in capsys.readouterr().out
 
 
+def test_large_sides_are_read_side_by_side_and_count_the_same(results, capsys, monkeypatch):
+    """In a process of its own or one after the other: the same document."""
+    both = "2026-11-20T0100Z-memory-0000", "2026-11-22T0100Z-memory-0002"
+    said = []
+    for large in (verb.LARGE, 0):
+        monkeypatch.setattr(verb, "LARGE", large)
+        verb.main(*both, json=True)
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
 def test_the_verb_names_what_can_not_be_taken(results):
     """A filter or a margin that fits nothing is said with what would."""
     name = "2026-11-20T0100Z-memory-0000"

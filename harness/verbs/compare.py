@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from harness import store, units
@@ -61,6 +64,7 @@ def between(
 ) -> Comparison:
     """Open both sides, count, compare."""
     first, second = _Side(a), _Side(b)
+    _count(first, second)
     only = _filters(filters, [*first.tallies(), *second.tallies()])
     # Two halves of one campaign ran in the same blocks.
     paired = first.names == second.names and first.condition != second.condition
@@ -74,6 +78,23 @@ def between(
         paired=paired,
         drop=drop,
     )
+
+
+LARGE = 32 << 20
+"""Bytes of a side's files from which on a second processor is worth its process."""
+
+
+def _count(first: _Side, second: _Side) -> None:
+    """Read both sides, large ones at the same time."""
+    if min(first.size, second.size) < LARGE or sys.platform != "linux":
+        # Elsewhere a new process would have to load all of this again.
+        first.take([counts(c) for c in first.campaigns])
+        second.take([counts(c) for c in second.campaigns])
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as other:
+        away = [other.submit(counts, c) for c in second.campaigns]
+        first.take([counts(c) for c in first.campaigns])
+        second.take([one.result() for one in away])
 
 
 def _around(first: _Side, second: _Side) -> list[dict[str, Any]]:
@@ -97,7 +118,19 @@ class _Side:
         self.campaigns = [c for name in names.split(",") for c in _campaigns(name.strip())]
         self.names = [c.name for c in self.campaigns]
         self.meta: Mapping[str, Any] = self.campaigns[-1].meta()
-        self._tallies = [_conditioned(counts(c), self.condition) for c in self.campaigns]
+        self._tallies: list[Tally] = []
+
+    def take(self, counted: Sequence[Tally]) -> None:
+        """What its campaigns came to, in their order."""
+        self._tallies = [_conditioned(c, self.condition) for c in counted]
+
+    @property
+    def size(self) -> int:
+        """Bytes that have to be read."""
+        files = [
+            c.path / name for c in self.campaigns for name in ("trials.jsonl", "verdicts.jsonl")
+        ]
+        return sum(f.stat().st_size for f in files if f.exists())
 
     def tallies(self) -> list[Tally]:
         return self._tallies
