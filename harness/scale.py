@@ -358,7 +358,9 @@ class _Worker:
             with self.shared.lock:
                 self.shared.lost += 1
             if self.shared.lost <= MOST_LOST:
-                self.progress.note(f"{machine.kind} {machine.name} ended in {spec.trial}; a fresh one goes on")
+                self.progress.note(
+                    f"{machine.kind} {machine.name} ended in {spec.trial}; a fresh one goes on"
+                )
                 return False
         if spec.experiment.inject:
             self.progress.note(f"{machine.kind}: no engine after {spec.trial}; starting it again")

@@ -129,7 +129,15 @@ class Story:
                 load=[],
                 processes=3,
                 pressure={},
-                disks={"/data": {"total": 1 << 30, "free": 1 << 29, "inodes": 9, "inodes_free": 5, "device": 2049}},
+                disks={
+                    "/data": {
+                        "total": 1 << 30,
+                        "free": 1 << 29,
+                        "inodes": 9,
+                        "inodes_free": 5,
+                        "device": 2049,
+                    }
+                },
             )
             self.say(
                 ms + 46,

@@ -33,7 +33,9 @@ def test_the_document_adds_up():
     """right + unknown + wrong = n, and the confusion has every trial once."""
     accuracy = Accuracy()
     for said in ("memory-limit-main", "unknown", "docker-kill"):
-        hypothesis = {"unknown": "unknown", "docker-kill": "external"}.get(said, "container-resources")
+        hypothesis = {"unknown": "unknown", "docker-kill": "external"}.get(
+            said, "container-resources"
+        )
         accuracy.add(LIMIT, line("died", said, hypothesis))
     accuracy.add(ALIVE, line("survived"))
     body = accuracy.document()

@@ -299,7 +299,15 @@ def disk_full():
             load=[],
             processes=3,
             pressure={},
-            disks={"/data": {"total": 1 << 30, "free": 0, "inodes": 10, "inodes_free": 5, "device": 2049}},
+            disks={
+                "/data": {
+                    "total": 1 << 30,
+                    "free": 0,
+                    "inodes": 10,
+                    "inodes_free": 5,
+                    "device": 2049,
+                }
+            },
         )
     )
     return s.ends(3000, 0x100).over(code=1)

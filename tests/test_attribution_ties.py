@@ -49,9 +49,7 @@ def taken_away(story, ms):
 
 
 def cut_off(story, ms):
-    return story.say(
-        ms, e.NetworkChange, source="network", container=C, added=[], removed=["eth0"]
-    )
+    return story.say(ms, e.NetworkChange, source="network", container=C, added=[], removed=["eth0"])
 
 
 TRIGGERS = {
@@ -186,6 +184,7 @@ def test_a_thread_that_crashed_is_the_process():
 
 def test_a_crash_that_nobody_traced_may_have_been_sent():
     """A child ended by SIGSEGV is a crash only if the kernel or the tracer says so."""
+
     def blind(line):
         story = Story(sources=tuple(s for s in Story().sources if s != "trace")).run()
         story.say(60, e.MainProcess, source="main", container=C, pid=MAIN, start=BASE // 10**7 + 4,
@@ -263,6 +262,7 @@ def test_a_dockerd_that_the_oom_killer_took():
 
 def test_an_exit_that_the_engine_never_noticed():
     """Refused as stopped, called running seconds later, and containerd had been away."""
+
     def refused(away):
         story = Story(sources=("docker", "daemons")).run()
         if away:

@@ -82,7 +82,10 @@ def test_a_phase_that_passes_its_deadline_is_left():
     st.lists(
         st.sampled_from(
             [
-                Happened.DONE, Happened.FAILED, Happened.ENGINE_FAILED, Happened.DEADLINE,
+                Happened.DONE,
+                Happened.FAILED,
+                Happened.ENGINE_FAILED,
+                Happened.DEADLINE,
                 Happened.DIED,
             ]
         )

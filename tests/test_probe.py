@@ -152,7 +152,8 @@ def test_a_trace_line_is_read_with_and_without_the_thread_groups_column(pipe):
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "x-1", "a\nb", "-1 [000] 1.2:", "(1)", "é-é", "CPU:0 [LOST 9", "\n\n", "x: y: z"]
+    "name",
+    ["a b", "x-1", "a\nb", "-1 [000] 1.2:", "(1)", "é-é", "CPU:0 [LOST 9", "\n\n", "x: y: z"],
 )
 def test_a_hostile_process_name_hides_nothing(pipe, name):
     """Blanks, dashes, brackets and line feeds in a name leave the event and the next one whole."""
@@ -191,7 +192,14 @@ def test_lost_trace_events_are_counted(pipe):
 
 class Line:
     def __init__(self, event, rest, *, tid=1, tgid=None, comm="x", t=5):
-        self.event, self.rest, self.tid, self.tgid, self.comm, self.t = event, rest, tid, tgid, comm, t
+        self.event, self.rest, self.tid, self.tgid, self.comm, self.t = (
+            event,
+            rest,
+            tid,
+            tgid,
+            comm,
+            t,
+        )
         self.text = rest
 
 
@@ -255,16 +263,23 @@ def test_a_thousand_containers_that_are_not_ours_cost_nothing(loop, out, monkeyp
     one = table(loop, out)
     watching = Watch(loop, out, cgroups.Hierarchies(), one, "/")
     monkeypatch.setattr(watching, "_search", lambda watched: pytest.fail("looked for a stranger"))
-    death = deaths.Deaths(loop, out, watching, one, None, SimpleNamespace(is_daemon=lambda pid: False), None)
+    death = deaths.Deaths(
+        loop, out, watching, one, None, SimpleNamespace(is_daemon=lambda pid: False), None
+    )
     files = len(os.listdir("/proc/self/fd"))
     for n in range(1000):
         pid, path = 4_300_000 + n, f"/docker/{n:064x}"
         one.take(newborn(4_000_000, pid, "runc"))
         death.moved(Line("cgroup_mkdir", f"root=1 id=2 level=2 path={path}"))
         death.moved(
-            Line("cgroup_attach_task", f"dst_root=1 dst_id=2 dst_level=2 dst_path={path} pid={pid} comm=runc")
+            Line(
+                "cgroup_attach_task",
+                f"dst_root=1 dst_id=2 dst_level=2 dst_path={path} pid={pid} comm=runc",
+            )
         )
-        death.signalled(Line("signal_generate", f"sig=9 errno=0 code=0 comm=sh pid={pid} grp=1 res=0"))
+        death.signalled(
+            Line("signal_generate", f"sig=9 errno=0 code=0 comm=sh pid={pid} grp=1 res=0")
+        )
         one.take(gone(pid))
     assert watching.all == {} and watching.mains == {} and watching.parents == set()
     assert one.tasks[4_300_000].container == f"{0:064x}"  # who a sender is, should it be one
@@ -479,7 +494,9 @@ def event(number, action="start", kind="container"):
 
 
 def chunked(*lines):
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+    head = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+    )
     return head + b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in lines)
 
 
@@ -511,7 +528,12 @@ def test_what_since_repeats_is_told_once(loop, out):
 
 @pytest.mark.parametrize(
     "answer",
-    [b"HTTP/1.1 500 Oops\r\n\r\n", b"\r\n\r\n", chunked(b"").replace(b"0\r\n", b"zz\r\n"), chunked(b"")],
+    [
+        b"HTTP/1.1 500 Oops\r\n\r\n",
+        b"\r\n\r\n",
+        chunked(b"").replace(b"0\r\n", b"zz\r\n"),
+        chunked(b""),
+    ],
 )
 def test_an_engine_that_talks_nonsense_is_a_broken_stream(loop, out, answer):
     """Anything but a 200 with well-formed chunks says why and is tried again."""
@@ -520,7 +542,9 @@ def test_an_engine_that_talks_nonsense_is_a_broken_stream(loop, out, answer):
     assert one.parse()
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b"null", b'{"timeNano":"x"}', b'{"timeNano":1,"Actor":[]}'])
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b"null", b'{"timeNano":"x"}', b'{"timeNano":1,"Actor":[]}']
+)
 def test_a_record_that_is_no_event_is_dropped_and_counted(loop, out, line):
     """The stream goes on after it."""
     stream(loop, out).record(line)
@@ -593,7 +617,11 @@ def test_journald_records_are_daemon_lines(loop, out):
     one = logs.Logs(loop, out, clocks.Clocks(out))
     for record in (
         {"MESSAGE": "API listen", "__REALTIME_TIMESTAMP": "1795441415000000", "_COMM": "dockerd"},
-        {"MESSAGE": [72, 105, 255], "__REALTIME_TIMESTAMP": "1795441415000001", "_COMM": "containerd"},
+        {
+            "MESSAGE": [72, 105, 255],
+            "__REALTIME_TIMESTAMP": "1795441415000001",
+            "_COMM": "containerd",
+        },
         {"MESSAGE": None, "__REALTIME_TIMESTAMP": "1"},
         {"MESSAGE": "x"},
         [],
@@ -645,7 +673,9 @@ def test_the_bundle_has_every_module_and_nothing_of_ours():
     assert {n.rpartition("/")[2] for n in bundle.namelist()} == {p.name for p in here.glob("*.py")}
     for name in bundle.namelist():
         assert b"harness." not in b"".join(
-            line for line in bundle.read(name).splitlines() if line.lstrip().startswith((b"from", b"import"))
+            line
+            for line in bundle.read(name).splitlines()
+            if line.lstrip().startswith((b"from", b"import"))
         )
     assert archive() == archive()
     assert "'" not in LOADER

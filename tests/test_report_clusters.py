@@ -24,7 +24,13 @@ def judged(cell, n, outcome, cause=None, hypothesis="process-exit", path=(), sur
         "hypothesis": hypothesis, "cause": cause, "certainty": sure, "path": [cause, *path],
         "cites": [1], "grade": {"saw": ["trace"], "blind": []},
     }  # fmt: skip
-    return {"trial": f"{cell}/{n}", "outcome": outcome, "death": None, "verdict": verdict or None, "why": None}
+    return {
+        "trial": f"{cell}/{n}",
+        "outcome": outcome,
+        "death": None,
+        "verdict": verdict or None,
+        "why": None,
+    }
 
 
 def sweep(rates, n=20, *, cause="main-exit-error", hypothesis="process-exit", memory=None):
@@ -67,10 +73,12 @@ def test_the_same_cause_by_the_same_path_is_one_cluster_with_its_best_known_tria
 def test_lines_and_objects_give_the_same_clusters():
     """Reading quickly reads the path as well."""
     records = [trial("a", n, 0.0) for n in range(4)]
-    verdicts = [judged("a", n, "died", "main-exit-error", path=("x", "y")[: n % 3]) for n in range(4)]
+    verdicts = [
+        judged("a", n, "died", "main-exit-error", path=("x", "y")[: n % 3]) for n in range(4)
+    ]
     quick = tally.count_lines(
-        [json.dumps(r, separators=(",", ":")) + "\n" for r in records],
-        [json.dumps(v, separators=(",", ":")) + "\n" for v in verdicts],
+        [json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records],
+        [json.dumps(v, separators=(",", ":")).encode() + b"\n" for v in verdicts],
     )
     assert quick.clusters == tally.count(records, verdicts).clusters
     assert {c.path[1:] for c in quick.clusters} == {(), ("x",), ("x", "y")}

@@ -36,9 +36,7 @@ class Sweep:
         options = options or Options(**more)
         outcomes = {v["trial"]: v["outcome"] for v in self.campaign.verdicts()}
         finished = [{**t, "outcome": outcomes[t["trial"]]} for t in self.campaign.trials()]
-        schedule = replay(
-            specs, finished, until_deaths=until_deaths, budget=options.budget
-        )
+        schedule = replay(specs, finished, until_deaths=until_deaths, budget=options.budget)
         progress = Progress(lambda: self.clock.now() / 1e9, stream=self.notes)
         return scale.run(
             self.campaign, schedule, progress=progress, options=options, world=self.world
@@ -116,9 +114,7 @@ def test_jobs_share_a_machine_only_where_the_matrix_says_so(sweep):
     assert len(sweep.world.machines) == 1
     assert set(sweep.outcomes.values()) == {"died"}
     for trial in sweep.ran:
-        subjects = {
-            x.container for x in sweep.campaign.events(trial) if x.kind == "container"
-        }
+        subjects = {x.container for x in sweep.campaign.events(trial) if x.kind == "container"}
         assert len(subjects) == 1
 
 
@@ -272,7 +268,8 @@ def test_a_silent_probe_leaves_trials_unobserved_not_survived(sweep):
     """Its silence is a gap in the history of every trial that runs meanwhile."""
     specs = cells(2)
     sweep.world.met = lambda engine: sweep.clock.after(
-        0.5, lambda: sweep.world.links[0].fall_silent()  # noqa: PLW0108 - not there yet
+        0.5,
+        lambda: sweep.world.links[0].fall_silent(),  # noqa: PLW0108 - not there yet
     )
     sweep.run(specs)
     for trial in sweep.ran:

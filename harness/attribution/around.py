@@ -194,8 +194,7 @@ def child_fault(case: Case) -> Clues:
     return tuple(clues) + tuple(
         Clue(s.n, "trace", f"process {s.what.pid} raised signal {s.what.sig} itself")
         for s in case.history.signals
-        if s.what.sig in CORE
-        and any(_raised(s.what, pid) for pid in pids)
+        if s.what.sig in CORE and any(_raised(s.what, pid) for pid in pids)
     )
 
 
@@ -289,7 +288,11 @@ def inmate_told(case: Case) -> Clues:
     """somebody outside sent a process of the container a signal right before its main process left"""
     main = case.main
     return tuple(
-        Clue(s.n, "sender", f"process {s.what.pid} sent process {s.what.to} of it signal {s.what.signal}")
+        Clue(
+            s.n,
+            "sender",
+            f"process {s.what.pid} sent process {s.what.to} of it signal {s.what.signal}",
+        )
         for s in case.history.senders
         if s.what.container == case.container
         and s.what.place in ("host", "other-container")

@@ -116,7 +116,9 @@ def _verdict(case: Case, chosen: Held, held: Sequence[Held]) -> Verdict:
         rejected=_rejected(rule.cause, held, case),
         runner_up=_runner_up(rule.cause, held),
         grade=case.history.grade(),
-        sentence=sentence(case, rule.cause, path, chosen.clues, _as_sure(case, chosen), disputed=disputed),
+        sentence=sentence(
+            case, rule.cause, path, chosen.clues, _as_sure(case, chosen), disputed=disputed
+        ),
     )
 
 

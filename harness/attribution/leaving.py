@@ -219,7 +219,14 @@ BY_ITSELF = (
     Rule(
         cause="main-exit-zero",
         needs=(a.left_with_zero, a.engine_agrees, u.began),
-        forbids=(*_QUIET, a.any_child_killed, a.child_told, a.inmate_told, u.any_trigger, u.shim_gone_early),
+        forbids=(
+            *_QUIET,
+            a.any_child_killed,
+            a.child_told,
+            a.inmate_told,
+            u.any_trigger,
+            u.shim_gone_early,
+        ),
         supports=(s.end_seen,),
         must_watch=("trace", "docker", "proc"),
         should_watch=("kernel",),

@@ -36,7 +36,9 @@ def lost_exit(history: History, attempt: Attempt) -> Clues:
         and s.at > end + 2 * NEAR
     ]
     died = any(
-        s.what.id == attempt.container and s.what.action in ("die", "start") and s.at >= attempt.begin - 2 * NEAR
+        s.what.id == attempt.container
+        and s.what.action in ("die", "start")
+        and s.at >= attempt.begin - 2 * NEAR
         for s in history.engine
     )
     if not running or died:

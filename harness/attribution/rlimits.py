@@ -24,7 +24,18 @@ _PLENTY = {"nofile": 4096, "nproc": 4096, "stack": 8 << 20}
 """Limits from here on are what programs are used to."""
 
 _SILENT = frozenset(
-    {"nofile", "nproc", "stack", "fsize", "data", "memlock", "msgqueue", "sigpending", "locks", "as"}
+    {
+        "nofile",
+        "nproc",
+        "stack",
+        "fsize",
+        "data",
+        "memlock",
+        "msgqueue",
+        "sigpending",
+        "locks",
+        "as",
+    }
 )
 
 
@@ -87,7 +98,11 @@ def file_too_large(case: Case) -> Clues:
     }
     said = lastwords.said_too_large(case)
     clues = [
-        Clue(s.n, "trace", f"the kernel raised SIGXFSZ in process {s.what.pid}: a file grew too large")
+        Clue(
+            s.n,
+            "trace",
+            f"the kernel raised SIGXFSZ in process {s.what.pid}: a file grew too large",
+        )
         for s in case.history.signals
         if s.what.sig == SIGXFSZ
         and (s.what.code == SI_KERNEL or s.what.sender == s.what.pid)

@@ -116,9 +116,7 @@ def no_end_before_boot(case: Case) -> Clues:
     if boot is None or case.begin > boot:
         return ()
     # The engine dates such an end by its own next start, which may be before our probe's.
-    alive = max(
-        p.at for p in case.history.placed if p.event.clock == "machine" and p.at < boot
-    )
+    alive = max(p.at for p in case.history.placed if p.event.clock == "machine" and p.at < boot)
     if case.at <= alive or case.when[case.ending.witnesses[0]] < boot:
         return ()
     return tuple(

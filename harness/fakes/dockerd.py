@@ -191,7 +191,9 @@ class Dockerd:
         if box.paused:
             raise Refused(409, f"Container {ref} is paused, unpause the container before exec")
         if box.status == "restarting":
-            raise Refused(409, f"Container {box.id} is restarting, wait until the container is running")
+            raise Refused(
+                409, f"Container {box.id} is restarting, wait until the container is running"
+            )
         if not box.running:
             raise Refused(409, f"Container {box.id} is not running")
         identity = f"{next(self._ids):064x}"

@@ -267,7 +267,12 @@ class Kernel:
             )
         self.emit(
             e.ProcEvent(
-                **self._common("proc"), what="exit", pid=pid, tgid=pid, status=status, exit_signal=17
+                **self._common("proc"),
+                what="exit",
+                pid=pid,
+                tgid=pid,
+                status=status,
+                exit_signal=17,
             )
         )
         if process.main:
@@ -278,9 +283,7 @@ class Kernel:
         """Its PID namespace goes: whoever joined it is killed."""
         for other in [p for p in self.processes.values() if p.first is main]:
             self._end(other, 9)
-        self.emit(
-            e.PidfdExit(**self._common("pidfd"), pid=main.pid, container=main.container)
-        )
+        self.emit(e.PidfdExit(**self._common("pidfd"), pid=main.pid, container=main.container))
 
     # --- telling --------------------------------------------------------------------
 

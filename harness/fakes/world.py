@@ -58,9 +58,7 @@ class World:
         self.met(engine)
         return engine
 
-    def link(
-        self, machine: Machine, *, monitors: str, on_event: Callable[[Event], None]
-    ) -> Link:
+    def link(self, machine: Machine, *, monitors: str, on_event: Callable[[Event], None]) -> Link:
         link = Link(machine, on_event=on_event)
         self.links.append(link)
         return link

@@ -37,7 +37,12 @@ class Cause:
 
 
 _C, _D, _V = Hypothesis.CONTAINER_RESOURCES, Hypothesis.DAEMON, Hypothesis.VM_PRESSURE
-_P, _N, _R, _X = Hypothesis.PROCESS_EXIT, Hypothesis.NETWORK_STORAGE, Hypothesis.RACE, Hypothesis.EXTERNAL
+_P, _N, _R, _X = (
+    Hypothesis.PROCESS_EXIT,
+    Hypothesis.NETWORK_STORAGE,
+    Hypothesis.RACE,
+    Hypothesis.EXTERNAL,
+)
 
 _ALL = (
     # --- the container's own limits ---------------------------------------------------

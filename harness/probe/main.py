@@ -106,9 +106,7 @@ class Probe:
         self.docker = Events(loop, out, self.clocks, self.config.get("docker_socket"), self.wanted)
         self.logs = Logs(loop, out, self.clocks)
         self.machine = Machine(loop, out, self.config.get("roots") or [])
-        self.namespaces = Namespaces(
-            loop, out, self.watch, self.config.get("roots") or []
-        )
+        self.namespaces = Namespaces(loop, out, self.watch, self.config.get("roots") or [])
         self.postmortem = PostMortem(
             loop,
             out,

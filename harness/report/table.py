@@ -179,9 +179,14 @@ class Table:
             "responses": [r.document() for r in self.responses],
             "clusters": [
                 {
-                    "outcome": c.outcome, "hypothesis": c.hypothesis, "cause": c.cause,
-                    "path": list(c.path), "trials": c.trials, "cells": c.cells,
-                    "representative": c.trial, "show": self.show_line(c),
+                    "outcome": c.outcome,
+                    "hypothesis": c.hypothesis,
+                    "cause": c.cause,
+                    "path": list(c.path),
+                    "trials": c.trials,
+                    "cells": c.cells,
+                    "representative": c.trial,
+                    "show": self.show_line(c),
                 }
                 for c in self.clusters
             ],

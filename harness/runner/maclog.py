@@ -74,8 +74,6 @@ def hear(stage: Stage, *, deadline: float) -> None:
     why = said.why() if not said.ok else f"more than {LINES} lines" if told > LINES else ""
     if why:
         lost = max(0, told - LINES) or None
-        stage.say(
-            e.Gap(**stage.now(), name=SOURCE, begin=stage.began, end=now, why=why, lost=lost)
-        )
+        stage.say(e.Gap(**stage.now(), name=SOURCE, begin=stage.began, end=now, why=why, lost=lost))
     else:
         stage.say(e.SourceState(**stage.now(), name=SOURCE, state="active", why="log show"))

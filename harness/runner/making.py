@@ -215,4 +215,3 @@ def _strays(stage: Stage, deadline: float, tried: Any) -> bool:
             answer = stage.engine.remove(row["Id"], force=True, deadline=deadline)
             there = tried(f"container {row['Id'][:12]}", answer)
     return there
-

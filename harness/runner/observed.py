@@ -139,7 +139,9 @@ class Observed:
             # die of an earlier main process can arrive when the next one runs: its own time
             # says which one is meant.
             begun = max((t for t in life.starts if t <= event.t + ENGINE), default=None)
-            known = any(begun is None or t >= begun - ENGINE for t in life.ends if t <= event.t + ENGINE)
+            known = any(
+                begun is None or t >= begun - ENGINE for t in life.ends if t <= event.t + ENGINE
+            )
             if event.action == "die" or not life.dies:
                 life.dies.append(event.t)
                 if not known:

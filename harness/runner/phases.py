@@ -163,9 +163,7 @@ def _post_mortem(t: Trial) -> None:
     t.begin(
         seconds,
         "post-mortem",
-        lambda: steps.post_mortem(
-            t.stage, noticed=t.noticed if waiting else None, usage=t.usage
-        ),
+        lambda: steps.post_mortem(t.stage, noticed=t.noticed if waiting else None, usage=t.usage),
     )
 
 

@@ -62,9 +62,7 @@ def create_body(
         ]
         or None,
         "Tmpfs": {
-            target: ",".join(
-                [t.mode, *([] if t.size is None else [f"size={t.size}"])]
-            )
+            target: ",".join([t.mode, *([] if t.size is None else [f"size={t.size}"])])
             for target, t in spec.tmpfs.items()
         }
         or None,
@@ -102,7 +100,7 @@ def limits(inspected: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _restart(policy: str) -> dict[str, Any]:
-    """"on-failure:3" → name and count."""
+    """ "on-failure:3" → name and count."""
     name, _, count = policy.partition(":")
     body: dict[str, Any] = {"Name": name}
     if count:
@@ -117,9 +115,7 @@ def _shared(value: str | None, ids: Mapping[str, str]) -> str | None:
     return value
 
 
-def _mount(
-    mount: Mount, volumes: Mapping[str, str], labels: Mapping[str, str]
-) -> dict[str, Any]:
+def _mount(mount: Mount, volumes: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
     body: dict[str, Any] = {
         "Type": "bind" if mount.source is not None else "volume",
         "Source": mount.source or volumes.get(mount.volume or "", mount.volume),

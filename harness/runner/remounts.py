@@ -62,13 +62,15 @@ def _recreate(stage: Stage) -> None:
     )
     needed(stop, "stop")
     removed = call(
-        stage, "remove", old, lambda: engine.remove(old, force=True, deadline=deadline), planned=True
+        stage,
+        "remove",
+        old,
+        lambda: engine.remove(old, force=True, deadline=deadline),
+        planned=True,
     )
     needed(removed, "remove")
     fresh = make(stage, MAIN, remounted(stage))
-    needed(
-        call(stage, "start", fresh, lambda: engine.start(fresh, deadline=deadline)), "start"
-    )
+    needed(call(stage, "start", fresh, lambda: engine.start(fresh, deadline=deadline)), "start")
 
 
 def remounted(stage: Stage) -> ContainerSpec:

@@ -148,9 +148,7 @@ def _hear_host(stage: Stage) -> None:
     if not isinstance(machine, Witnessed):
         return
     for said in machine.testimony(stage.began):
-        stage.say(
-            e.HostState(**stage.at(said.at), what=said.what, why=said.why, until=said.until)
-        )
+        stage.say(e.HostState(**stage.at(said.at), what=said.what, why=said.why, until=said.until))
 
 
 def _look_at(stage: Stage, container: str, left: Callable[[float], float]) -> None:

@@ -78,9 +78,7 @@ def _lines(stage: Stage, file: Path, label: str) -> None:
             text = source.read(_BYTES + 1)
     except FileNotFoundError:
         now = stage.clock.now()
-        stage.say(
-            e.Gap(**stage.now(), name=SOURCE, begin=now, end=now, why="strace wrote nothing")
-        )
+        stage.say(e.Gap(**stage.now(), name=SOURCE, begin=now, end=now, why="strace wrote nothing"))
         return
     lines = text.splitlines()
     last: int | None = None

@@ -75,9 +75,7 @@ class World(Protocol):
     def engine(self, machine: Machine) -> Engine:
         """A client of a started machine's engine, which has answered."""
 
-    def link(
-        self, machine: Machine, *, monitors: str, on_event: Callable[[Event], None]
-    ) -> Link:
+    def link(self, machine: Machine, *, monitors: str, on_event: Callable[[Event], None]) -> Link:
         """The probe of a started machine, not started."""
 
 
@@ -99,7 +97,5 @@ class RealWorld:
     def engine(self, machine: Machine) -> Engine:
         return engine.connect(machine.docker_host)
 
-    def link(
-        self, machine: Machine, *, monitors: str, on_event: Callable[[Event], None]
-    ) -> Link:
+    def link(self, machine: Machine, *, monitors: str, on_event: Callable[[Event], None]) -> Link:
         return ProbeLink(machine.probe_site(), monitors=monitors, on_event=on_event)

@@ -21,6 +21,7 @@ def main(*, json: bool = False) -> int:
     python = sys.executable
     commands: tuple[tuple[str, ...], ...] = (
         (python, "-m", "ruff", "check", "."),
+        (python, "-m", "ruff", "format", "--check", "."),
         (python, "-m", "mypy"),
         (python, "-m", "pytest", "-q", "-m", "not real and not vm"),
     )

@@ -28,6 +28,4 @@ def main(
     loaded = spec.load_experiment(sweep.find(experiment, "experiment"), given)
     for change in loaded.changes[1:]:
         print(f"changed: {change}", file=sys.stderr)
-    return sweep.execute(
-        loaded, sweep.seed_of(seed, loaded), options, monitors=monitors, json=json
-    )
+    return sweep.execute(loaded, sweep.seed_of(seed, loaded), options, monitors=monitors, json=json)

@@ -121,7 +121,9 @@ def brief(event: e.Event) -> str:
             text = event.text
         case e.DockerEvent():
             text = f"{event.type} {event.action} {event.id[:12]} " + " ".join(
-                f"{k}={v}" for k, v in event.attributes.items() if k in {"exitCode", "signal", "name"}
+                f"{k}={v}"
+                for k, v in event.attributes.items()
+                if k in {"exitCode", "signal", "name"}
             )
         case e.ProcEvent():
             raw = "" if event.status is None else f" status={event.status:#x}"

@@ -115,7 +115,10 @@ def _meta(machine: Any) -> dict[str, Any]:
 def _keep(campaign: Campaign, ended: Ended) -> tuple[Judgement, Path]:
     """Store the history, then judge it from the disk, as `judge` will; where it is stored."""
     # A container's name is its owner's choice; as a directory name it has letters only.
-    cell = "".join(c if c.isalnum() or c in "._-" else "_" for c in ended.name).strip(".") or "container"
+    cell = (
+        "".join(c if c.isalnum() or c in "._-" else "_" for c in ended.name).strip(".")
+        or "container"
+    )
     trial = f"{cell}/{ended.n}"
     n = ended.n
     while campaign.trial_directory(trial).exists():  # another container had the same name

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.real
 
 
 def run(*argv, folder):
-    environment = {k: v for k, v in os.environ.items() if k not in {"DEATHBENCH_ROOT", "PYTHONPATH"}}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in {"DEATHBENCH_ROOT", "PYTHONPATH"}
+    }
     return subprocess.run(
         argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -495,7 +495,11 @@ def test_numbers_of_another_namespace_are_no_evidence(pen):
     site = pen.probe_site()
     apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "/usr/bin/python3")
     with ProbeLink(replace(site, python=apart), on_event=heard):
-        for name, state in (("trace", "unsupported"), ("proc", "unsupported"), ("kernel", "partial")):
+        for name, state in (
+            ("trace", "unsupported"),
+            ("proc", "unsupported"),
+            ("kernel", "partial"),
+        ):
             said = heard.wait(events.SourceState, name=name, state=state)
             assert "PID namespace" in said.why
         # Nothing else of the same name takes that back.
@@ -521,7 +525,8 @@ def test_monitors_off_leaves_docker_alone(pen, client, image):
 
 
 @pytest.mark.parametrize(
-    ("without", "by"), [(["tracefs"], "pidfd proc"), (["tracefs", "pidfd"], "proc"), (["proc", "pidfd"], "trace")]
+    ("without", "by"),
+    [(["tracefs"], "pidfd proc"), (["tracefs", "pidfd"], "proc"), (["proc", "pidfd"], "trace")],
 )
 def test_one_witness_will_do(pen, client, image, without, by):
     """Without tracefs, pidfds or the proc connector the main process and its end are still told, once."""

@@ -37,7 +37,9 @@ class Ratio:
         if self.aim is None:
             return None
         sign, value = self.aim
-        found = {"point": self.ratio, "low": self.low, "high": self.high, "ours": self.ours}[self.by]
+        found = {"point": self.ratio, "low": self.low, "high": self.high, "ours": self.ours}[
+            self.by
+        ]
         if found is None:
             return None
         return found >= value if sign == ">=" else found <= value

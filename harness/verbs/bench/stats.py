@@ -163,7 +163,13 @@ def _b1(repetitions: int) -> Iterator[Ratio]:
             ("known", y.known(low, high), 0, 1.25), ("50/50 history", None, 50, 1.45),
         ):  # fmt: skip
             m = y.culprit(
-                None, low, high, repetitions=repetitions, seed=SEED, kinds=kinds, rates=rates,
+                None,
+                low,
+                high,
+                repetitions=repetitions,
+                seed=SEED,
+                kinds=kinds,
+                rates=rates,
                 history=history,
             )
             name = f"b1 culprit of 12, {what} ({low:g}, {high:g})"

@@ -125,7 +125,9 @@ def _ratios(times: Times) -> list[Ratio]:
 
 def _run(bench: Bench, container: str, argv: tuple[str, ...]) -> tuple[float, float]:
     """Seconds from the request to the end of its output, and CPU seconds of whoever did it."""
-    group = bench.pen.cgroup if argv == WORKLOADS["exec true"] else f"{bench.pen.cgroup}/{container}"
+    group = (
+        bench.pen.cgroup if argv == WORKLOADS["exec true"] else f"{bench.pen.cgroup}/{container}"
+    )
     made = bench.client.exec_create(container, argv).need("exec")
     used, begin = spending.group_cpu(group), clock.now()
     bench.client.exec_start(made, deadline=60).need("exec start")
