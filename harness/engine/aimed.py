@@ -179,6 +179,7 @@ class Aimed:
             if not self._closed:
                 self._closed = True
                 late = Failure(Trouble.LATE, why)
+                out, err = self._said()
                 self._state = replace(
                     self._state,
                     edge="answer",
@@ -186,11 +187,15 @@ class Aimed:
                     failure=late,
                     failed_at=self._stage(),
                     ended=clock.now(),
-                    out=self._out.bytes(),
-                    err=self._err.bytes(),
+                    out=out,
+                    err=err,
                 )
                 if self._tell:
                     self._tell(self._state)
+
+    def _said(self) -> tuple[bytes, bytes]:
+        """What is kept of both streams."""
+        return self._out.bytes(), self._err.bytes()
 
     def _ask(self) -> None:
         """The request goes out now."""

@@ -1,12 +1,14 @@
 """An exec through the `docker` program, as people run it, under strace where there is one.
 
-Rule: the program says in words what the engine said as a status: they are taken apart here,
-and what is not the program's own word is the exec's output.
+Rule: the program says in words what the engine said as a status, and a script could say the
+same words. So the exec first says a word that nobody else knows: where it was said, the exec
+began, and nothing that follows is the engine's.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 import threading
 from typing import IO, TYPE_CHECKING
@@ -31,6 +33,10 @@ _ABSENT = re.compile(
 )
 
 
+_BEGIN = 'printf %s "$0" >&2; exec "$@"'
+"""For /bin/sh: say the word, then become what was asked for."""
+
+
 class CommandExec(Aimed):
     """`docker exec` as a child of ours; it is asked for when the child is started.
 
@@ -40,6 +46,7 @@ class CommandExec(Aimed):
     Args:
         program: Path of the docker program.
         host: The engine, as DOCKER_HOST names it.
+        argv: A command of a container that has /bin/sh.
         strace: Path of strace and of the file its lines go to; None: not traced.
     """
 
@@ -58,6 +65,7 @@ class CommandExec(Aimed):
         tell: Callable[[ExecAnswer], None] | None = None,
     ) -> None:
         super().__init__(deadline=deadline, tell=tell)
+        self._word = f"<{secrets.token_hex(8)}>"
         self.argv = (
             *((strace[0], "-f", "-qq", "-ttt", "-o", strace[1], "-e", TRACED) if strace else ()),
             *(program, "--host", host, "exec"),
@@ -65,36 +73,40 @@ class CommandExec(Aimed):
             *(("--workdir", workdir) if workdir else ()),
             *(("--user", user) if user else ()),
             container,
+            *("/bin/sh", "-c", _BEGIN, self._word),
             *argv,
         )
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: process.Child | None = None
         self._begin()
 
     def cancel(self) -> None:
         super().cancel()
-        if self._child is not None:
-            process.kill_session(self._child)
+        self._end()
 
     def _late(self, why: str) -> None:
         super()._late(why)
-        # Only the client goes: what it started in the container may still run.
-        if self._child is not None:
-            process.kill_session(self._child)
+        self._end()
+
+    def _end(self) -> None:
+        """Only the client goes: what it started in the container may still run."""
+        if self._child is not None and self._child.alive:
+            process.kill_session(self._child.popen)
+
+    def _said(self) -> tuple[bytes, bytes]:
+        out, err = super()._said()
+        return out, err.replace(self._word.encode(), b"", 1)
 
     def _run(self) -> None:
         self._ask()
         try:
-            self._child = child = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            self._child = process.spawn(self.argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         except OSError as error:
             said = Failure(Trouble.OTHER, f"{self.argv[0]}: {error.strerror}")
             self._step(edge="answer", ended=clock.now(), failure=said, failed_at="create")
             return
+        if self._closed or self._cancelled.is_set():
+            self._end()  # whoever gave up meanwhile found no child to end
+        child = self._child.popen
         assert child.stdout is not None
         assert child.stderr is not None
         aside = threading.Thread(target=self._read, args=(child.stderr, self._err), daemon=True)
@@ -102,8 +114,10 @@ class CommandExec(Aimed):
         self._read(child.stdout, self._out)
         aside.join()
         code, ended = child.wait(), clock.now()
-        out, err = self._out.bytes(), self._err.bytes()
-        if (failure := failure_in(code, out, err)) is not None:
+        begun = self._word.encode() in self._err.bytes()
+        out, err = self._said()
+        failure = None if begun and code >= 0 else failure_in(code, out, err)
+        if failure is not None:
             self._step(edge="answer", ended=ended, failure=failure, failed_at="create", err=err)
         else:
             self._step(edge="answer", ended=ended, exit_code=code, out=out, err=err)
@@ -116,10 +130,9 @@ class CommandExec(Aimed):
 
 
 def failure_in(code: int, out: bytes, err: bytes) -> Failure | None:
-    """What docker itself had to say; None where the exec's own end is the answer.
+    """What docker itself had to say of an exec that did not begin; None where it said nothing.
 
-    Its own words come with status 1, alone on standard error. The same words of a program in
-    the container that wrote nothing else can not be told from them.
+    Its own words come with status 1, alone on standard error.
 
     >>> failure_in(1, b"", b"Error response from daemon: Container 5f is not running\\n").text
     'Container 5f is not running'

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+
+from harness.parse.docker import parse_stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def parse_lima(text: str) -> LimaFact | None:
         return None
     if not isinstance(body, dict):
         return None
-    wall = _stamp(body.get("time"))
+    wall = parse_stamp(body.get("time"))
     status = body.get("status")
     if isinstance(status, dict):
         return LimaFact(wall, "exiting", text.strip()) if status.get("exiting") is True else None
@@ -68,21 +69,3 @@ def parse_lima(text: str) -> LimaFact | None:
             ms = match.groupdict().get("ms")
             return LimaFact(wall, what, said, None if ms is None else int(ms) / 1000)
     return None
-
-
-def _stamp(text: object) -> int | None:
-    """ns since 1970 of "2026-11-25T06:14:10.516943772Z"."""
-    match = re.fullmatch(
-        r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)",
-        text if isinstance(text, str) else "",
-        re.ASCII,
-    )
-    if match is None:
-        return None
-    zone = "+00:00" if match[3] == "Z" else match[3]
-    try:
-        moment = datetime.fromisoformat(match[1] + zone)
-    except ValueError:
-        return None
-    whole = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (whole.days * 86400 + whole.seconds) * 10**9 + int((match[2] or "").ljust(9, "0"))

@@ -160,6 +160,16 @@ def test_full_tells_a_refusal_of_the_docker_program_as_the_engines_own(pen, tmp_
     assert judged(run).verdict.cause == "host-kill"
 
 
+def test_full_is_not_fooled_by_a_script_that_speaks_like_the_engine(pen, tmp_path):
+    """The same words out of the container are its output: it was not paused, and nobody says so."""
+    words = "Error response from daemon: Container x is paused, unpause the container before exec"
+    script = {"run": f"echo '{words}' >&2; exit 1"}
+    run = pen.trial(experiment(container=BOX, pre_task=script), full=True, directory=tmp_path)
+    (answer,) = run.of(e.Exec, label="pre-task", edge="answer")
+    assert (answer.exit_code, answer.error, answer.output.strip()) == (1, None, words)
+    assert judged(run).verdict.cause == "exec-error"
+
+
 def test_an_engine_that_is_killed_under_a_trial_is_judged():
     """SIGKILL for dockerd in the delay: the exec finds nobody, the trial is not discarded."""
     with pen_world() as pen:
