@@ -14,7 +14,6 @@ import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +25,7 @@ from harness.model.sizes import differences
 from harness.runner.bystanders import Bystanders
 from harness.runner.trial import Trial
 from harness.runner.world import RealWorld
-from harness.store import verdict_line
+from harness.store import Ended, verdict_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,15 +49,6 @@ COMES_BACK = 60 * NS
 """Within this an engine in a VM is there again, on a busy host too."""
 MOST_LOST = 3
 """VMs that end by themselves in one run: after so many it is the host's fault, or the matrix's."""
-
-
-class Ended(StrEnum):
-    """How a campaign's run ended."""
-
-    COMPLETE = "complete"
-    INTERRUPTED = "interrupted"
-    BUDGET = "budget"
-    ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,15 @@ TRIAL_FORMAT = "deathbench.trial/1"
 # Level 1 packs a history 8:1 and keeps up with 10⁵ events a second; higher levels would
 # take processor time from what is being watched.
 _LEVEL = 1
+
+
+class Ended(StrEnum):
+    """How a campaign's run ended, as `ending` in campaign.yaml; not there yet: it has not."""
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    BUDGET = "budget"
+    ENVIRONMENT = "environment"
 
 
 def results_root() -> Path:

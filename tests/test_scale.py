@@ -13,9 +13,9 @@ from harness.model.experiment import MachineSpec, Neighbours
 from harness.report.progress import Progress
 from harness.runner.record import Measured
 from harness.runner.trial import Trial
-from harness.scale import Ended, Options
+from harness.scale import Options
 from harness.schedule import replay
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worlds import LIVES, experiment, trial_spec

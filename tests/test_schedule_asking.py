@@ -96,7 +96,9 @@ def test_it_gives_up_with_a_reason():
     asking = Asking(Step(9), 9, arms(), lambda q: "m", most=7)
     run(asking, lambda at: 0.5, random.Random(3))
     assert len(asking.steps) == 7
-    asking = Asking(Step(9), 9, arms(), lambda q: "m", most=99, hopeless=lambda: "no difference")
+    asking = Asking(
+        Step(9), 9, arms(), lambda q: "m", most=99, hopeless=lambda left: "no difference"
+    )
     run(asking, lambda at: 0.5, random.Random(3))
     assert (asking.given_up, len(asking.steps)) == ("no difference", 1)
     asking = Asking(Step(9), 9, arms(), lambda q: "m", most=99)

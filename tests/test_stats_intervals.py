@@ -142,6 +142,18 @@ def test_simultaneous_sequences_hold_at_all_times_for_all_hypotheses():
     assert missed <= 7
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_hypotheses_that_nobody_died_of_count_too(watched):
+    """The correction is for all that a death could have had, not for those that were seen."""
+    seen = intervals.simultaneous({"a": 5}, 40, of=7, watched=watched)["a"]
+    listed = dict.fromkeys("bcdefg", 0)
+    all_of_them = intervals.simultaneous({"a": 5, **listed}, 40, watched=watched)["a"]
+    assert (seen.low, seen.high) == pytest.approx((all_of_them.low, all_of_them.high))
+    alone = intervals.simultaneous({"a": 5}, 40, watched=watched)["a"]
+    assert seen.low < alone.low
+    assert seen.high > alone.high
+
+
 def test_undecided_deaths_widen_the_upper_end_of_every_hypothesis():
     """A death without a verdict may be anybody's: no lower end moves, every upper end does."""
     plain = intervals.simultaneous({"a": 5, "b": 0}, 40)

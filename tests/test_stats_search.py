@@ -101,6 +101,46 @@ def test_a_search_without_a_difference_is_seen_to_be_hopeless():
     assert search.no_difference() < 0.01
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4, 0.9])
+def test_without_a_difference_the_ends_are_asked_and_no_answer_is_given(rate):
+    """Both ends die alike: the search doubts, looks at the ends, and is not done."""
+    rng = random.Random(5)
+    sure, looked = 0, []
+    for _ in range(10):
+        search = Step(17)
+        for _ in range(60):
+            if search.done:
+                sure += 1
+                break
+            search.tell(search.ask(), rng.random() < rate)
+        else:
+            looked.append(min(search.ran[0], search.ran[16]))
+    assert sorted(looked)[len(looked) // 2] >= 8
+    # Without the doubt all of them would be sure of something by then.
+    assert sure <= 2
+
+
+def test_a_doubtful_search_says_what_settling_the_doubt_will_take():
+    """Until the ends are known to differ, the trials left are those of the ends."""
+    search = Step(9)
+    for _ in range(3):
+        for end in (0, 8):
+            search.tell(end, died=False)
+    assert search.no_difference() > 0.1
+    assert search.expected_left() >= 1
+    assert Step(2, rates=known(0.1, 0.6)).ends is None
+
+
+def test_the_least_that_is_left_shrinks_with_what_is_known():
+    """Fano's bound from here on: less with every answer, none when it is done."""
+    search = Step(65, rates=known(0.02, 0.6), stop=0.95)
+    before = search.least_left(0.02, 0.6)
+    assert before == pytest.approx(15.8, abs=0.1)
+    search.tell(32, died=True)
+    assert search.least_left(0.02, 0.6) < before
+    assert search.least_left(0.02, 0.6) > search.least_left(0.0, 1.0)
+
+
 def test_what_can_not_be_run_is_not_asked_and_dear_trials_are_asked_less():
     """Costs: infinite is never; a restart is charged."""
     search = Step(9, rates=known(0.0, 1.0))

@@ -8,7 +8,8 @@ import pytest
 
 from harness import scale, spec
 from harness.errors import BadInput
-from harness.scale import Ended, Ending, Options
+from harness.scale import Ending, Options
+from harness.store import Ended
 from harness.verbs import against, hunting
 
 EXPERIMENT = """

@@ -149,6 +149,40 @@ def test_a_search_without_a_difference_is_refused():
     assert len(asking.steps) == 1
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_search_without_a_difference_is_refused_early(rate):
+    """From nothing, and with the reason in numbers: not when the trials are used up."""
+    good, worse = pair(BAD)
+    used = []
+    for seed in range(5):
+        asking = run(hunts.culprit(good, worse, seed=0), lambda t: rate, seed=seed, most=300)
+        assert asking.given_up is None or "hopeless: " in asking.given_up
+        if asking.given_up:
+            used.append(len(asking.steps))
+    assert len(used) >= 4
+    assert sorted(used)[2] <= 150
+
+
+def test_what_is_out_of_reach_is_refused_with_what_it_would_take():
+    """The largest difference that the ends leave possible needs more trials than are left."""
+    search = hunts.certified_step(65).first
+    for end in (0, 64):
+        search.history(end, 9, 40)
+    assert search.ends == (0, 64)
+    assert "were the bad end" in hunts.no_difference(search, 20)
+    assert "more trials would be needed, and 20 are allowed" in hunts.no_difference(search, 20)
+    assert "were the bad end" not in (hunts.no_difference(search, 3000) or "")
+
+
+def test_the_trials_left_count_what_certifies_the_answer():
+    """Two configurations have to be looked at again after the search."""
+    chain = hunts.certified_step(9)
+    chain.history(0, 0, 50)
+    chain.history(8, 30, 50)
+    alone = chain.first.expected_left()
+    assert alone + 4 < chain.expected_left() < alone + 80
+
+
 def test_equal_configurations_are_refused():
     """Nothing differs, so nothing can be found."""
     good, worse = pair(EXPERIMENT.replace("name: e", "name: other"))

@@ -11,8 +11,8 @@ from harness import spec
 from harness.report import compare, junit, nightly
 from harness.report.table import build, from_tally
 from harness.report.tally import CellCounts, Tally
-from harness.scale import Ended, Ending
-from harness.store import Campaign
+from harness.scale import Ending
+from harness.store import Campaign, Ended
 from harness.verbs import hunting, sweep
 from harness.verbs import nightly as verb
 

@@ -251,12 +251,15 @@ def from_tally(
     notes: Iterable[str] = (),
     extra: Mapping[str, Any] | None = None,
     control: str | None = None,
+    growing: bool = False,
     level: float = curves.DEFAULT_LEVEL,
     called: str = "",
 ) -> Table:
     """As `build`, from counts that are there already.
 
     Args:
+        growing: Trials are still to come, or somebody who saw the others ended them: the
+            intervals are confidence sequences, whatever the rule.
         control: A cell that is there to show drift and for nothing else.
         level: The rate whose crossing the curves show.
         called: How the user calls the program.
@@ -270,7 +273,12 @@ def from_tally(
     killers = tuple(h.value for h in Hypothesis if h.value in seen)
     rows = tuple(
         # How long the control ran depended on the others, never on its own deaths.
-        _row(c, killers, (stopped or {}).get(c.cell), watched=watched and c.cell != control)
+        _row(
+            c,
+            killers,
+            (stopped or {}).get(c.cell),
+            watched=growing or (watched and c.cell != control),
+        )
         for c in in_order.values()
     )
     limits = {str(name): float(rate) for name, rate in (tolerance or {}).items()}
@@ -296,7 +304,9 @@ def from_tally(
         evidence=counts.evidence,
         tolerance=limits,
         outside=tuple(
-            _outside((row for row in rows if row.cell != control), limits, watched=watched)
+            _outside(
+                (row for row in rows if row.cell != control), limits, watched=watched or growing
+            )
         ),
         notes=tuple(said),
         extra=dict(extra or {}),
@@ -371,7 +381,12 @@ def _row(
         ),
         hypotheses={h.value: c.hypotheses[h.value] for h in Hypothesis if c.hypotheses[h.value]},
         hypothesis_rates=intervals.simultaneous(
-            named, c.observed, unknown=undecided, unobserved=c.unobserved, watched=watched
+            named,
+            c.observed,
+            of=len(Hypothesis) - 1,
+            unknown=undecided,
+            unobserved=c.unobserved,
+            watched=watched,
         ),
         causes=dict(c.causes.most_common()),
         exec_failed_hypotheses=dict(c.exec_failed_hypotheses.most_common()),

@@ -80,7 +80,7 @@ class Asking:
         machine_of: Question → machine, without making the arm.
         most: Trials at most.
         restart: What a machine restart costs, in trials.
-        hopeless: Why to give up now, or None; asked after each trial.
+        hopeless: Trials that are left → why to give up now, or None; asked after each trial.
         hear: Called with each step.
     """
 
@@ -91,7 +91,7 @@ class Asking:
     most: int
     restart: float = 5.0
     budget: float | None = None
-    hopeless: Callable[[], str | None] = lambda: None
+    hopeless: Callable[[int], str | None] = lambda _: None
     hear: Callable[[Step], None] = lambda _: None
     steps: list[Step] = field(default_factory=list)
     restarts: int = 0
@@ -132,7 +132,7 @@ class Asking:
         self.steps.append(step)
         self.hear(step)
         if self.given_up is None and not self.asker.done:
-            self.given_up = self.hopeless()
+            self.given_up = self.hopeless(self.most - self._finished)
         return None
 
     def resume(self, finished: Iterable[Mapping[str, Any]], question_of: Mapping[str, int]) -> None:

@@ -203,7 +203,8 @@ class Schedule:
         """Whether the number of trials depends on what is seen: intervals must know."""
         return (
             self.until_deaths is not None
-            or (self.budget is not None and not self.in_order)
+            # A budget that every planned trial fitted into has preferred no cell.
+            or (self.budget is not None and not self.in_order and bool(self.blocks()))
             or (self.rule is not None and getattr(self.rule, "adaptive", True))
         )
 

@@ -119,11 +119,18 @@ class Chain(Generic[First]):
     Args:
         first: The search.
         then: Called once when it is done: what comes after it, or None.
+        after: Trials that what comes after will take, as far as is known by now.
     """
 
-    def __init__(self, first: First, then: Callable[[], Certify | None]) -> None:
+    def __init__(
+        self,
+        first: First,
+        then: Callable[[], Certify | None],
+        after: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.first = first
         self.then = then
+        self.after = after
         self.second: Certify | None = None
         self._called = False
 
@@ -150,7 +157,8 @@ class Chain(Generic[First]):
         return self._current().done
 
     def expected_left(self) -> float:
-        return self._current().expected_left()
+        left = self._current().expected_left()
+        return left if self._called else left + self.after()
 
 
 def _coin(seed: int, block: int) -> int:

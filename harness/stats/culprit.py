@@ -131,8 +131,12 @@ class Culprit(Search):
         present = [kind for kind in kinds if any(h.kind == kind for h in self.hypotheses)]
         sizes = {kind: sum(h.kind == kind for h in self.hypotheses) for kind in present}
         prior = [1 / len(present) / sizes[h.kind] for h in self.hypotheses]
+        # Who knows both rates knows that they differ.
+        whole = (1 << settings) - 1
+        both_there = rates is None and {0, whole} <= set(questions)
+        ends = (self.index(0), self.index(whole)) if both_there else None
         rates = unknown(gap) if rates is None else rates
-        super().__init__(bad, prior=prior, rates=rates, stop=stop)
+        super().__init__(bad, prior=prior, rates=rates, stop=stop, ends=ends)
 
     def index(self, mask: int) -> int:
         """The question's number, for `tell` and `history`.

@@ -210,6 +210,7 @@ def simultaneous(
     counts: Mapping[str, int],
     n: int,
     *,
+    of: int | None = None,
     unknown: int = 0,
     unobserved: int = 0,
     watched: bool = False,
@@ -220,6 +221,8 @@ def simultaneous(
     Args:
         counts: Deaths per hypothesis, those of `unknown` not among them.
         n: Observed trials.
+        of: How many hypotheses a death could have had, those that nobody died of included:
+            which ones were seen is itself chance. Left out: those of `counts`.
         unknown: Deaths without a verdict: they may belong to any one of the hypotheses,
             so they widen each upper end and no lower end.
         unobserved: Trials in which a deciding source was blind: no death of this hypothesis
@@ -231,7 +234,8 @@ def simultaneous(
     """
     if n == 0:
         return {name: Interval(None, 0.0, 1.0, NONE) for name in counts}
-    groups = max(1, len(counts))
+    groups = max(1, len(counts), of or 0)
+    unseen = [0] * (groups - len(counts))
     total = n + unobserved
     # The categories of a trial: each hypothesis, and everything else.
     rest = total - sum(counts.values())
@@ -239,7 +243,7 @@ def simultaneous(
     for name, k in counts.items():
         possible = min(total, k + unknown + unobserved)
         if watched:
-            others = [c for other, c in counts.items() if other != name] + [rest]
+            others = [c for other, c in counts.items() if other != name] + [*unseen, rest]
             low = _projected(k, total, others, alpha)[0]
             # What may be of this hypothesis moves to it from the rest.
             others[-1] = rest - (possible - k)

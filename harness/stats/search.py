@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from harness.stats.information import capacity, entropy
+from harness.stats.information import capacity, divergence, entropy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,9 @@ _FAVOUR = 0.3
 
 # How unlikely "there is no difference at all" is taken to be at the start.
 _NULL = 0.1
+
+DOUBT = 0.5
+"""The chance of "no difference" from which on the ends are asked, not what lies between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,9 @@ class Search:
         prior: Weight of each hypothesis; left out: all alike.
         rates: Prior over the two rates.
         stop: Posterior of one hypothesis at which the search ends.
+        ends: The configurations (known good, known bad) whose rates tell whether there is
+            a difference at all. With them "there is none" is a possibility until the
+            outcomes rule it out; without them it is taken as given that there is one.
     """
 
     def __init__(
@@ -94,10 +100,12 @@ class Search:
         prior: Sequence[float] | None = None,
         rates: Rates | None = None,
         stop: float = STOP,
+        ends: tuple[int, int] | None = None,
     ) -> None:
         import numpy as np
 
         rates = unknown() if rates is None else rates
+        self.ends = ends
         self.bad = np.asarray(bad, dtype=bool)
         self._as_float = self.bad.astype(np.float64)
         count = self.bad.shape[1]
@@ -194,6 +202,11 @@ class Search:
         """
         import numpy as np
 
+        if self.ends is not None and self._doubtful():
+            # Trials between the ends tell little about whether the ends differ.
+            # A restart between every two of them would be dear: stay for a few.
+            paid = [1.0] * len(self.ran) if cost is None else cost
+            return min(self.ends, key=lambda q: self.ran[q] + 2 * (paid[q] - 1))
         bits = self.information()
         if cost is not None:
             bits = bits / np.asarray(cost, dtype=float)
@@ -216,7 +229,14 @@ class Search:
 
     @property
     def done(self) -> bool:
-        return self.best[1] >= self.stop
+        return self.best[1] >= self.stop and not self._doubtful()
+
+    def _doubtful(self) -> bool:
+        """Whether "there is no difference" has to be looked at before anything else."""
+        if self.ends is None or not self.trials:
+            return False
+        none = self.no_difference()
+        return none > DOUBT or (self.best[1] >= self.stop and none > 1 - self.stop)
 
     def rates(self) -> tuple[float, float]:
         """What the two rates are by now, on average."""
@@ -229,16 +249,29 @@ class Search:
         Greedy searches need about a quarter more than the bound; while the rates are
         uncertain the bound is as uncertain.
         """
+        if self.done:
+            return 0.0
+        if self._doubtful():
+            return self._until_sure_of_a_difference()
+        return max(1.0, 1.25 * self.least_left(*self.rates()))
+
+    def least_left(self, low: float, high: float) -> float:
+        """Trials that any search needs from here on if these are the rates: Fano's bound."""
         posterior = self.posterior
         positive = posterior[posterior > 0]
         bits = -float((positive * _log2(positive)).sum())
-        count = len(posterior)
         wrong = 1 - self.stop
-        missing = bits - float(entropy(wrong)) - wrong * math.log2(max(count - 1, 1))
-        if missing <= 0 or self.done:
-            return 0.0 if self.done else 1.0
+        missing = bits - float(entropy(wrong)) - wrong * math.log2(max(len(posterior) - 1, 1))
+        return max(0.0, missing) / max(capacity(low, high), 1e-9)
+
+    def _until_sure_of_a_difference(self) -> float:
+        """Trials of the two ends that rule out that they have one rate, if they have two."""
+        none = self.no_difference()
         low, high = self.rates()
-        return 1.25 * missing / max(capacity(low, high), 1e-9)
+        middle = (low + high) / 2
+        each = (divergence(low, middle) + divergence(high, middle)) / 2
+        wanted = math.log(self.stop / (1 - self.stop)) + math.log(none / (1 - none))
+        return max(1.0, wanted / max(each, 1e-9))
 
     def no_difference(self) -> float:
         """The probability that every configuration has one and the same rate.
@@ -248,15 +281,24 @@ class Search:
         """
         import numpy as np
 
-        grid = np.array([0.001, *np.arange(0.005, 1.0, 0.01), 0.999])
         died, ran = int(self.died.sum()), int(self.ran.sum())
-        logs = died * np.log(grid) + (ran - died) * np.log1p(-grid)
+        log_died, log_lived, weights = _one_rate()
+        logs = died * log_died + (ran - died) * log_lived
         top = float(logs.max())
-        # Low rates are as likely before as they are for a good configuration.
-        weights = 1 / grid
-        null = top + math.log(float((weights / weights.sum() * np.exp(logs - top)).sum()))
+        null = top + math.log(float(weights @ np.exp(logs - top)))
         odds = math.log(_NULL / (1 - _NULL)) + null - self._log_evidence
-        return 1 / (1 + math.exp(-min(max(odds, -700.0), 700.0)))
+        return 1 / (1 + math.exp(-min(max(odds, -30.0), 30.0)))
+
+
+@lru_cache(maxsize=1)
+def _one_rate() -> tuple[Any, Any, Any]:
+    """A grid of rates that all configurations may have: log p, log (1 - p), weight."""
+    import numpy as np
+
+    grid = np.array([0.001, *np.arange(0.005, 1.0, 0.01), 0.999])
+    # Low rates are likelier before, though not by as much as for a good configuration.
+    weights = grid**-0.5
+    return np.log(grid), np.log1p(-grid), weights / weights.sum()
 
 
 def _log2(x: Any) -> Any:

@@ -48,8 +48,10 @@ class Step(Search):
     ) -> None:
         if candidates < 2:
             raise ValueError("a step needs a good and a bad candidate")
+        # Who knows both rates knows that they differ.
+        ends = (0, candidates - 1) if rates is None else None
         rates = unknown(gap) if rates is None else rates
-        super().__init__(_bad(candidates), prior=prior, rates=rates, stop=stop)
+        super().__init__(_bad(candidates), prior=prior, rates=rates, stop=stop, ends=ends)
 
     @property
     def first_bad(self) -> int:

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from harness import spec, units
 from harness.errors import ExitCode
 from harness.report import words
-from harness.scale import Ended
 from harness.stats import sequential
 from harness.stats.certify import Certify
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 from harness.verbs import command_search, hunting, hunts, sweep
 from harness.verbs.hunting import Answer, Hunt, bad
 

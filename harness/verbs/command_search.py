@@ -77,7 +77,7 @@ def main(
             steps.append(line)
             if died is not None:
                 search.tell(question, died)
-                why = None if search.done else hopeless()
+                why = None if search.done else hopeless(most - len(steps))
             elif skips >= _MOST_SKIPS:
                 why = f"{skips} runs in a row could not be told (exit 125)"
             came = {True: "died", False: "lived", None: "can not be told"}[died]

@@ -17,10 +17,9 @@ from harness import matrix, spec
 from harness.errors import ExitCode
 from harness.model.causes import CAUSES
 from harness.report.compare_text import points
-from harness.scale import Ended
 from harness.stats import compare, twosample
 from harness.stats.certify import Pair
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 from harness.verbs import hunting, remedies, sweep
 from harness.verbs.hunting import Answer, Hunt, bad
 

@@ -17,16 +17,15 @@ from harness.matrix import derive
 from harness.model.experiment import TrialSpec
 from harness.report import environment, words
 from harness.report.progress import Progress
-from harness.scale import Ended, Options
 from harness.schedule import Arm, Asking
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 from harness.verbs import plan, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from harness.matrix import Cell
-    from harness.scale import Ending
+    from harness.scale import Ending, Options
     from harness.schedule import Asker, Schedule, Step
 
 
@@ -38,7 +37,7 @@ class Hunt:
         kind: step, threshold, culprit, confirm.
         cell_of: Question → its cell.
         questions: How many.
-        hopeless: Why to give up, or None.
+        hopeless: Trials that are left → why to give up, or None.
         shown: Question → the configuration in a few words.
         say: The state of the search in a few words, after each step.
         answer: (answer as plain values, confidence 0-1, exit code, lines for people).
@@ -50,7 +49,7 @@ class Hunt:
     cell_of: Callable[[int], Cell]
     say: Callable[[], str]
     answer: Callable[[], Answer]
-    hopeless: Callable[[], str | None] = lambda: None
+    hopeless: Callable[[int], str | None] = lambda _: None
     shown: Callable[[int], str] | None = None
     machine_of: Callable[[int], Any] | None = None
     old: int = 0

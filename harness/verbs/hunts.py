@@ -14,6 +14,7 @@ from harness.report import words
 from harness.stats import compare, sequential
 from harness.stats.certify import Certify, Chain
 from harness.stats.culprit import AND, MOST, OR, SINGLE, Culprit, certification
+from harness.stats.search import DOUBT, GAP
 from harness.stats.step import Step
 from harness.stats.threshold import Oriented, Threshold
 from harness.verbs.hunting import Answer, Hunt, bad
@@ -33,8 +34,12 @@ _DO_IT = {
     OR: "either of two settings does it:",
 }  # fmt: skip
 
-# An answer of a search that has no more than this behind it is not worth a look at ends.
-_ENDS = 20
+# Trials of either end before anything is said about the two, and before how far they can
+# lie apart is.
+_LOOKED, _ENDS = 8, 20
+
+# Wrong about one search in twenty whose difference is at the edge of what it looks for.
+_SURE_OF_NONE = 0.95
 
 
 # --- along an axis -----------------------------------------------------------------------
@@ -180,16 +185,28 @@ def certified_step(candidates: int) -> Chain[Step]:
     def then() -> Certify:
         return Certify([search.first_bad - 1, search.first_bad], _between(*search.rates()))
 
-    return Chain(search, then)
+    return Chain(search, then, lambda: _certifying(search.rates(), live=1, die=1))
+
+
+# Trials of one configuration that is being certified, at most.
+_CERTIFY = 80
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    """Between two rates, and apart from both: what lies there is neither of them."""
+    return min(low + 0.02, 0.6 * low + 0.4 * high), max(0.3 * low + 0.7 * high, 0.05)
 
 
 def _between(low: float, high: float) -> Any:
-    """A rule for which of two rates it is; half-way between them lies what neither of them is."""
-    return sequential.rule(
-        80,
-        below=min(low + 0.02, 0.6 * low + 0.4 * high),
-        above=max(0.3 * low + 0.7 * high, 0.05),
-    )
+    """A rule for which of two rates it is."""
+    below, above = _limits(low, high)
+    return sequential.rule(_CERTIFY, below=below, above=above)
+
+
+def _certifying(rates: tuple[float, float], *, live: int, die: int) -> float:
+    """Trials that certifying so many configurations of either kind will take."""
+    each = (min(_CERTIFY, sequential.roughly(rate, *_limits(*rates))) for rate in rates)
+    return sum(n * one for n, one in zip((live, die), each, strict=True))
 
 
 def step_words(chain: Chain[Step], shown: Any, value: Any) -> tuple[Any, Any, Any]:
@@ -198,6 +215,7 @@ def step_words(chain: Chain[Step], shown: Any, value: Any) -> tuple[Any, Any, An
 
     def say() -> str:
         said = f"first bad {shown(search.first_bad)} {words.percent(search.best[1])}"
+        said += _doubt(search)
         return f"{said}, being certified" if search.done and not chain.done else said
 
     def answer() -> Answer:
@@ -226,7 +244,7 @@ def step_words(chain: Chain[Step], shown: Any, value: Any) -> tuple[Any, Any, An
         ]
         return Answer(found, confidence, tuple(lines), found=chain.done and holds)
 
-    return say, answer, lambda: no_difference(search, 0, len(search.ran) - 1)
+    return say, answer, lambda left: no_difference(search, left)
 
 
 def _certificate(second: Certify, question: int, says: str, *, dies: bool) -> dict[str, Any]:
@@ -241,17 +259,35 @@ def _certificate_line(one: Mapping[str, Any]) -> str:
     return f"{one['says']}: {one['died']}/{one['trials']} died, {said}"
 
 
-def no_difference(search: Search, good: int, worst: int) -> str | None:
-    """Why looking further is hopeless, or None."""
+def _doubt(search: Search) -> str:
+    none = search.no_difference() if search.trials else 0.0
+    return f", or no difference {words.percent(none)}" if none > DOUBT else ""
+
+
+def no_difference(search: Search, left: int) -> str | None:
+    """Why looking further is hopeless with so many trials left, or None."""
+    if search.ends is None:
+        return None
+    good, worst = search.ends
     a_died, a = int(search.died[good]), int(search.ran[good])
     b_died, b = int(search.died[worst]), int(search.ran[worst])
-    if min(a, b) < _ENDS:
+    if min(a, b) < _LOOKED:
         return None
     counts = f"{b_died}/{b} deaths at the bad end, {a_died}/{a} at the good end"
-    if compare.upper_difference(a_died, a, b_died, b) < 0.05:
-        return f"hopeless: {counts}: the bad end is not 5 points worse"
-    if search.no_difference() > 0.9:
+    if search.no_difference() > _SURE_OF_NONE:
         return f"hopeless: {counts}: one rate explains everything so far"
+    if min(a, b) < _ENDS:
+        return None
+    most = compare.upper_difference(a_died, a, b_died, b)
+    if most < GAP:
+        return f"hopeless: {counts}: the bad end is not {GAP * 100:g} points worse"
+    middle = (a_died + b_died) / (a + b)
+    low = min(max(0.0, middle - most / 2), 1 - most)
+    if (needed := search.least_left(low, low + most)) > left:
+        return (
+            f"hopeless: {counts}: were the bad end {most * 100:.0f} points worse, the most that "
+            f"leaves possible, {needed:.0f} more trials would be needed, and {left} are allowed"
+        )
     return None
 
 
@@ -301,7 +337,6 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
         return made[mask]
 
     search = Culprit(len(changed), seed=seed, allowed=lambda mask: cell(mask) is not None)
-    whole = (1 << len(changed)) - 1
 
     def then() -> Certify | None:
         checks = [
@@ -310,7 +345,12 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
         rule = _between(*search.rates())
         return Certify([search.index(c.mask) for c in checks], rule) if checks else None
 
-    chain = Chain(search, then)
+    def after() -> float:
+        checks = certification(search.answer, len(changed))
+        die = sum(c.dies for c in checks)
+        return _certifying(search.rates(), live=len(checks) - die, die=die)
+
+    chain = Chain(search, then, after)
 
     def named(index: int) -> str:
         key, a, b = changed[index]
@@ -321,7 +361,7 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
         return joint.join(changed[i][0] for i in search.answer.settings)
 
     def say() -> str:
-        said = f"{sentence()} {words.percent(search.best[1])}"
+        said = f"{sentence()} {words.percent(search.best[1])}{_doubt(search)}"
         if not search.done:
             return said
         return said if chain.done else f"{said}, being certified"
@@ -364,7 +404,7 @@ def culprit(good: Cell, worse: Cell, *, seed: int) -> Hunt:
 
     return Hunt(
         "culprit", chain, len(search.questions), question, say, answer,
-        lambda: no_difference(search, search.index(0), search.index(whole)), shown,
+        lambda left: no_difference(search, left), shown,
     )  # fmt: skip
 
 

@@ -18,8 +18,7 @@ from harness import clock, matrix, spec, store
 from harness.errors import DeathbenchError, ExitCode
 from harness.report import compare as comparisons
 from harness.report import environment, junit, nightly
-from harness.scale import Ended
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 from harness.verbs import hunting, hunts, sweep, table
 
 if TYPE_CHECKING:

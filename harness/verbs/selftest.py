@@ -17,9 +17,8 @@ from harness.model.experiment import MachineSpec, Neighbours
 from harness.report.accuracy import Accuracy, Truth
 from harness.report.progress import Progress
 from harness.runner.world import RealWorld
-from harness.scale import Ended, Options
 from harness.schedule import replay
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 from harness.verbs import known
 from harness.verbs.sweep import options
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from harness.model.experiment import TrialSpec
     from harness.runner.world import World
-    from harness.scale import Ending
+    from harness.scale import Ending, Options
     from harness.spec import Loaded
 
 # Large enough for an engine and what the gallery runs, small enough to be filled in a second.

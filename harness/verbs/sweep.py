@@ -17,10 +17,10 @@ from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
 from harness.machine import choose, health
 from harness.report.progress import Progress
 from harness.runner.world import RealWorld
-from harness.scale import Ended, Options
+from harness.scale import Options
 from harness.schedule import replay
 from harness.stats import sequential
-from harness.store import Campaign
+from harness.store import Campaign, Ended
 from harness.verbs import table
 from harness.verbs.known import known
 from harness.verbs.plan import print_plan

@@ -109,7 +109,7 @@ def with_meta(
     """Counts and campaign.yaml → table.
 
     Of meta are used: matrix (name), tolerance, cells [{cell, config}], stopped
-    {cell: why}, watched, machine {kind, …}, machines [{asked, effective}], attribution {…},
+    {cell: why}, watched, ending, machine {kind, …}, machines [{asked, effective}], attribution {…},
     control (a cell).
     """
     planned = [(c["cell"], c["config"]) for c in meta.get("cells") or ()]
@@ -125,6 +125,7 @@ def with_meta(
         level=level,
         stopped=meta.get("stopped"),
         watched=bool(meta.get("watched")),
+        growing=meta.get("ending") in {None, store.Ended.INTERRUPTED.value},
         notes=_not_as_asked(meta.get("machines") or ()),
         called=process.called(),
     )

@@ -34,7 +34,10 @@ class Verb(Task):  # type: ignore[type-arg]
     """A task whose positional arguments are `Word`s."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        # invoke takes the help texts out of the task: the second who asks finds none.
+        kept = dict(self.help)
         found = super().get_arguments(ignore_unknown_help)
+        self.help = kept
         for argument in found:
             if argument.positional:
                 argument.__class__ = Word
