@@ -485,8 +485,8 @@ class HostState(Event):
     """What this host knows of a machine which the machine itself can not tell; `t` is since when.
 
     Attributes:
-        what: killed · shut-down · still · clock-step · channel · engine · unreachable, as
-            `machine.HostSaid` has them.
+        what: killed · shut-down · still · agentless · clock-step · channel · engine ·
+            unreachable, as `machine.HostSaid` has them.
         until: ns on the event's clock; None: it lasts, or it is an end.
     """
 

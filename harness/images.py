@@ -59,7 +59,7 @@ def ensure(engine: Engine, image: ImageLike, *, machine: RootRunner | None = Non
     """
     if image.rootfs is not None:
         if image.rootfs == "busybox":
-            made = _busybox(machine)
+            made = _busybox(engine, machine)
             return _public_busybox(engine, machine) if made is None else _import(engine, *made)
         return _import(engine, *_rootfs(image.rootfs))
     if image.build is not None:
@@ -104,10 +104,11 @@ def _public_busybox(engine: Engine, machine: RootRunner | None) -> str:
         ) from error
 
 
-def _busybox(machine: RootRunner | None) -> tuple[str, bytes, str] | None:
+def _busybox(engine: Engine, machine: RootRunner | None) -> tuple[str, bytes, str] | None:
     """The image's stem, content and tag, from this host or from inside; None: neither has one."""
     path = static_busybox()
-    if path is not None:
+    # An engine may stand on another processor: a VM of another kind, a host over ssh.
+    if path is not None and runs_on(_head(path), _processor_of(engine)):
         tar, tag = _busybox_tar_of(path)
         return "busybox", tar, tag
     if machine is not None:
@@ -123,13 +124,45 @@ def _busybox(machine: RootRunner | None) -> tuple[str, bytes, str] | None:
 def static_busybox() -> str | None:
     """Path of this system's static busybox."""
     for place in (*BUSYBOX_PLACES, process.which("busybox") or ""):
-        try:
-            with open(place, "rb") as f:
-                if _is_static(f.read(4096)):
-                    return place
-        except OSError:
-            continue
+        if _is_static(_head(place)):
+            return place
     return None
+
+
+def _head(path: str) -> bytes:
+    try:
+        with open(path, "rb") as f:
+            return f.read(4096)
+    except OSError:
+        return b""
+
+
+def _processor_of(engine: Engine) -> str | None:
+    """What the engine calls the processor that it stands on; None where it does not say."""
+    arch = (engine.about().value or {}).get("Arch")
+    return arch if isinstance(arch, str) else None
+
+
+_PROCESSORS = {
+    62: ("amd64",),
+    3: ("386", "amd64"),
+    183: ("arm64",),
+    40: ("arm",),
+    243: ("riscv64",),
+}
+"""e_machine of an ELF file → the processors, as engines call them, that run it."""
+
+
+def runs_on(head: bytes, arch: str | None) -> bool:
+    """May a program that begins so run on this processor? Yes, where one of the two is unknown.
+
+    >>> x86 = b"\\x7fELF" + b"\\2\\1" + bytes(12) + b"\\x3e\\0"
+    >>> runs_on(x86, "amd64"), runs_on(x86, "arm64"), runs_on(x86, None)
+    (True, False, True)
+    """
+    order = "big" if head[5:6] == b"\2" else "little"
+    known = _PROCESSORS.get(int.from_bytes(head[18:20], order))  # type: ignore[arg-type]
+    return arch is None or known is None or arch in known
 
 
 def _is_static(head: bytes) -> bool:

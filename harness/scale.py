@@ -384,6 +384,7 @@ class _Worker:
             with self.shared.lock:
                 self.shared.trials.discard(trial)
         stay.spoiled.extend(trial.spoiled)
+        stay.spoiled.extend(_spoilt(stay.machine))
         if record is not None:
             self._finished(spec, record, trial, stay.machine)
 
@@ -453,6 +454,13 @@ class _Stay:
     bystanders: Bystanders
     spoiled: list[str] = field(default_factory=list)
     images: dict[ImageSpec, str] = field(default_factory=dict)
+
+
+def _spoilt(machine: Machine) -> list[str]:
+    """Why this machine is not what the others are any more, although it runs."""
+    if not isinstance(machine, Witnessed):
+        return []
+    return [said.why for said in machine.testimony(0) if said.spoils]
 
 
 class _Feed:

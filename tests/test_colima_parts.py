@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from harness import events as e
 from harness.attribution import judge
 from harness.errors import EnvironmentInvalid
 from harness.history import build
-from harness.machine import colima_call, colima_home, colima_start, colima_state, lima
+from harness.machine import colima, colima_call, colima_home, colima_start, colima_state, lima
 from harness.machine.colima_start import Wish
 from harness.machine.lima_watch import Watch
 from harness.model.sizes import differences
@@ -107,6 +108,12 @@ def test_every_failure_is_one_exit_code_and_words():
     )
     assert colima_call.reason(result(1, err=fatal)) == 'error starting vm: "y"'
     assert colima_call.reason(result(1, err="FATA[0600] did not receive")) == "did not receive"
+    # limactl's own reason stands on the other stream; colima only says that it failed.
+    agent = 'level=fatal msg="hostagent (`ha.pid`) did not start up in 5s"'
+    generic = """level=fatal msg="error starting vm: error at 'starting': exit status 1\""""
+    said = colima_call.reason(result(1, out=agent, err=generic))
+    assert said.endswith("exit status 1: hostagent (`ha.pid`) did not start up in 5s")
+    assert "too busy" in colima._mend(said)
     late = colima_call.reason(result(-9, timed_out=True))
     assert late == "no end of `colima start` after 3 s"
     again = result(0, err='level=warning msg="already running, ignoring"')
@@ -119,14 +126,46 @@ def test_no_environment_leads_to_the_users_own(monkeypatch, tmp_path):
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "COLIMA_PROFILE", "LIMA_INSTANCE"):
         monkeypatch.setenv(name, "theirs")
     monkeypatch.setenv("LIMA_USERNET_RESOLVE_IP_ADDRESS_TIMEOUT", "10")
-    (tmp_path / "tmp").mkdir()
-    env = colima_call.environment(tmp_path, None)
+    monkeypatch.setenv("LIMA_HOME", str(tmp_path / "theirs"))
+    env = colima_call.environment(tmp_path, None, private=tmp_path)
     assert "theirs" not in env.values()
     assert env["LIMA_USERNET_RESOLVE_IP_ADDRESS_TIMEOUT"] == "10"
     assert env["COLIMA_HOME"] == str(tmp_path)
     assert env["LIMA_HOME"] == str(tmp_path / "_lima")
     assert env["DOCKER_CONFIG"] == str(tmp_path / "docker")
     assert env["TMPDIR"] == str(tmp_path / "tmp")
+
+
+def test_a_profile_of_the_users_stands_where_he_put_it(monkeypatch, tmp_path):
+    """His LIMA_HOME counts, and docker's configuration is ours all the same: a stop removes a context."""
+    monkeypatch.setenv("LIMA_HOME", str(tmp_path / "lima"))
+    env = colima_call.environment(tmp_path / "home", None, private=tmp_path / "ours")
+    assert env["LIMA_HOME"] == str(tmp_path / "lima")
+    assert env["DOCKER_CONFIG"] == str(tmp_path / "ours/docker")
+    assert "DOCKER_CONFIG" not in colima_call.environment(tmp_path / "home", None)
+
+
+@pytest.mark.parametrize(
+    ("there", "variables", "home"),
+    [
+        ((".colima", "xdg", "named"), {"COLIMA_HOME": "named", "XDG_CONFIG_HOME": "xdg"}, "named"),
+        ((".colima", "xdg"), {"COLIMA_HOME": "named", "XDG_CONFIG_HOME": "xdg"}, ".colima"),
+        (("xdg",), {"XDG_CONFIG_HOME": "xdg"}, "xdg/colima"),
+        ((), {}, ".colima" if sys.platform == "darwin" else ".config/colima"),
+    ],
+)
+def test_the_users_home_of_colima_is_where_colima_looks(
+    monkeypatch, tmp_path, there, variables, home
+):
+    """A COLIMA_HOME that is no directory is passed over in silence, as colima does it."""
+    monkeypatch.setattr(colima_home, "passwd", lambda user: SimpleNamespace(pw_dir=str(tmp_path)))
+    for name in ("COLIMA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in there:
+        (tmp_path / name).mkdir()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    assert colima_home.existing(None) == tmp_path / home
 
 
 def test_only_a_home_of_ours_is_removed(tmp_path):
@@ -383,7 +422,11 @@ WELL = {
             "8GiB asked for, 3GiB inside",
             "colima stop -p mine",
         ),
-        ({"status": "Stopped", "strays": 2}, "2 processes", "_lima"),
+        (
+            {"status": "Stopped", "strays": 2, "folder": Path("/h/_lima/colima-mine")},
+            "2 processes",
+            "pgrep -fl /h/_lima/colima-mine/",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_profile_is_said_with_what_mends_it(state, words, mend):
@@ -402,6 +445,21 @@ def test_what_is_wrong_with_a_profile_is_said_with_what_mends_it(state, words, m
 def test_a_profile_that_is_well_is_no_finding(state):
     """Stopped is no fault, and neither is the kernel's own share of a small VM."""
     assert colima_state.explain(colima_state.Profile(**{**WELL, **state})) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ({"asked": {"cpus": 2, "memory": GIB, "disk": 4 * GIB}},
+         "profile mine: runs, docker answers (2 CPUs, 1GiB, disk 4GiB)"),
+        ({"engine": False}, "profile mine: runs, docker does not answer"),
+        ({"answers": None}, "profile mine: stands still"),
+        ({"status": "Broken"}, "profile mine: broken"),
+    ],
+)  # fmt: skip
+def test_every_profile_has_a_line(state, line):
+    """Well or not: whoever asks sees that it was looked at."""
+    assert colima_state.describe(colima_state.Profile(**{**WELL, **state})) == line
 
 
 def test_a_clock_that_lima_set_is_an_event(tmp_path):

@@ -75,8 +75,12 @@ def test_directory_tar_depends_on_content_alone(tmp_path):
 class FakeEngine:
     """Knows some images, records what is asked."""
 
-    def __init__(self, *known, pull=None):
+    def __init__(self, *known, pull=None, arch=None):
         self.known, self.asked, self.failure = set(known), [], pull
+        self.arch = arch
+
+    def about(self):
+        return Answer({"Version": "x", "Arch": self.arch}, None, 0, 0)
 
     def image(self, ref):
         if ref in self.known:
@@ -142,6 +146,18 @@ def test_busybox_may_come_from_the_machine(monkeypatch):
         images.ensure(closed, spec(rootfs="busybox"))
     assert "busybox-static" in error.value.mend
     assert "no route to host" in error.value.why
+
+
+@pytest.mark.parametrize(("arch", "taken"), [("amd64", True), ("arm64", False), (None, True)])
+def test_a_busybox_of_another_processor_is_not_taken(monkeypatch, tmp_path, arch, taken):
+    """A VM of another kind, or an engine over ssh: it would be an exec format error there."""
+    binary = bytearray(elf(interpreter=False))
+    struct.pack_into("<H", binary, 18, 62)
+    (tmp_path / "busybox").write_bytes(bytes(binary))
+    monkeypatch.setattr(images, "static_busybox", lambda: str(tmp_path / "busybox"))
+    monkeypatch.setattr(images, "_busybox_tar_of", lambda path: (b"tar", "tag"))
+    made = images.ensure(FakeEngine(arch=arch), spec(rootfs="busybox"))
+    assert made == ("deathbench/busybox:tag" if taken else images.PUBLIC_BUSYBOX)
 
 
 def test_a_build_needs_a_dockerfile(tmp_path):

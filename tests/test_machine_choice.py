@@ -13,7 +13,7 @@ from harness.machine import cgroups, choose, contexts, host, supply
 
 
 def reasons(**why):
-    def why_not(kind):
+    def why_not(kind, user=None):
         return why.get(kind, "")
 
     return why_not
@@ -32,6 +32,16 @@ def test_auto_takes_colima_then_a_pen_then_the_host(monkeypatch, why, kind):
     monkeypatch.setattr(choose, "why_not", reasons(**why))
     assert choose.resolve("auto") == kind
     assert choose.resolve("vm") == "vm", "a kind that was named is itself"
+
+
+def test_auto_runs_colima_as_the_user_that_the_matrix_names(monkeypatch):
+    """Root may not be limactl's user, somebody else may."""
+    monkeypatch.setattr(
+        choose, "why_not", lambda kind, user=None: "" if (kind, user) == ("colima", "me") else "no"
+    )
+    assert choose.resolve("auto", "me") == "colima"
+    with pytest.raises(EnvironmentInvalid):
+        choose.resolve("auto")
 
 
 def test_no_machine_is_one_error_with_all_ways_out(monkeypatch):
@@ -54,13 +64,14 @@ def spec(**given):
         "inodes": None,
         "live_restore": False,
         "context": None,
+        "user": None,
     }
     return SimpleNamespace(**{**base, **given})
 
 
 def test_an_engine_that_is_not_ours_keeps_its_size(monkeypatch):
     """Machine axes on `host` are refused by name, with the machines that have them."""
-    monkeypatch.setattr(choose, "why_not", lambda kind: "" if kind == "host" else "no")
+    monkeypatch.setattr(choose, "why_not", lambda kind, user=None: "" if kind == "host" else "no")
     with pytest.raises(EnvironmentInvalid) as error:
         choose.check(spec(memory=1 << 30, cpus=2))
     assert "machine.memory" in str(error.value) and "machine.cpus" in str(error.value)

@@ -54,6 +54,15 @@ def test_axes_are_multiplied_in_the_order_of_the_file():
     assert found[3].experiment.delay.seconds == 0.25
 
 
+def test_a_profile_of_the_users_has_one_disk():
+    """It only grows, and blocks come in any order; the harness's own is made for each size."""
+    disks = "axes: {machine.disk: [4GiB, 8GiB]}\n"
+    (problem,) = refused("machine: {kind: colima, profile: mine, own: true}\n" + disks)
+    assert problem.where == "m.yaml:4"
+    assert "only grows" in problem.why
+    assert len(matrix.cells(load("machine: {kind: colima}\n" + disks))) == 2
+
+
 def test_exclude_and_include():
     """Exclude takes cells away by value, not by spelling; include adds, over the other axes."""
     loaded = load(

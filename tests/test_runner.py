@@ -289,6 +289,14 @@ def test_a_container_that_is_killed_in_any_phase_is_a_death(phase):
         assert run.left == []
 
 
+def test_a_machine_that_is_being_shut_down_is_waited_for():
+    """Its engine leaves first: which of the two it was is known when the machine has gone."""
+    with world(experiment(pre_task={"run": "sleep 5"})) as run:
+        run.when("pre-task", run.machine.shut_down, after=1.0)
+        run.go()
+        assert [said.what for said in run.of(e.HostState)] == ["shut-down"]
+
+
 def test_a_death_in_the_delay_does_not_stop_the_pre_task_from_being_asked():
     """At its own instant: the refusal is what the user sees."""
     with world(experiment(delay={"for": 2.0})) as run:

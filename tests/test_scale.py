@@ -229,6 +229,23 @@ def test_a_machine_that_ends_is_a_finding_and_a_fresh_one_goes_on(sweep, cuts, h
     assert sweep.left == []
 
 
+def test_a_machine_without_its_agent_is_not_the_machine_of_the_next_trial(sweep):
+    """It runs on, its trial counts; the others get one that is looked after."""
+    lost = []
+
+    def met(engine):
+        if not lost:
+            lost.append(1)
+            sweep.clock.after(0.5, engine.machine.lose_agent)
+
+    sweep.world.met = met
+    ending = sweep.run(cells(4))
+    assert ending.how is Ended.COMPLETE
+    assert len(sweep.world.machines) == 2
+    assert "its host agent is gone; starting it again" in sweep.notes.getvalue()
+    assert set(sweep.outcomes.values()) == {"survived"}
+
+
 def test_a_machine_that_can_not_be_had_ends_the_sweep(sweep):
     """In the words of whoever could not make it; nothing was run."""
     sweep.world.refuse = EnvironmentInvalid("no machine today")

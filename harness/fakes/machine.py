@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.clock import NS
 from harness.fakes import kernel
 from harness.fakes.dockerd import Dockerd
 from harness.machine import HostSaid, MachineFacts, ProbeSite
@@ -93,6 +94,17 @@ class Machine:
         """It ends as a VM does that is killed: its engine is gone, and this host saw it go."""
         self.kill_engine()
         self.told.append(HostSaid(at=self.clock.now(), what="killed", why="its process is gone"))
+
+    def shut_down(self) -> None:
+        """Somebody's order: its engine leaves first, and twelve seconds later it is off."""
+        self.kill_engine()
+        off = HostSaid(at=self.clock.now() + 12 * NS, what="shut-down", why="told to stop")
+        self.clock.after(12.0, lambda: self.told.append(off))
+
+    def lose_agent(self) -> None:
+        """What looks after it on this host is gone; it runs on."""
+        said = HostSaid(at=self.clock.now(), what="agentless", why="its host agent is gone")
+        self.told.append(said)
 
     def kill_engine(self) -> None:
         """SIGKILL for dockerd: calls under way break off, containers live on, unwatched by it."""

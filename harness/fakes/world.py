@@ -41,7 +41,7 @@ class World:
         if self.refuse is not None:
             raise self.refuse
 
-    def auto(self) -> str:
+    def auto(self, user: str | None) -> str:
         return Machine.kind
 
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:

@@ -122,7 +122,8 @@ class HostSaid:
         at: Since when, ns of `clock.now`.
         until: Till when; None: it lasts, or it is an end.
         what: killed (it ended without an order) · shut-down (on somebody's order) · still
-            (it is stopped, with all its clocks) · clock-step (its wall clock was set from here)
+            (it is stopped, with all its clocks) · agentless (it runs on without the process that
+            looks after it here) · clock-step (its wall clock was set from here)
             · channel, engine, unreachable (our own connection to its engine was lost: while
             the engine inside answered; while it did not; while nobody inside could be asked).
         why: The processes and lines that say so.
@@ -137,6 +138,11 @@ class HostSaid:
     def ended(self) -> bool:
         """Is the machine gone? It does not come back by itself."""
         return self.what in ("killed", "shut-down")
+
+    @property
+    def spoils(self) -> bool:
+        """Does it run on, and is not the machine any more that the others are?"""
+        return self.what == "agentless"
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import platform
 from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import EnvironmentInvalid
-from harness.machine import cgroups, colima, colima_start, host, pen, supply
+from harness.machine import cgroups, colima, colima_own, colima_start, host, pen, supply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,10 +61,11 @@ class Wanted(Protocol):
     def flags(self) -> Sequence[str]: ...
 
 
-def why_not(kind: str) -> str:
-    """Why a machine of this kind can not be had here; "" when it can."""
-    reasons = {"pen": _no_pen, "host": _no_host, "colima": _no_colima, "vm": _no_vm}
-    return reasons[kind]()
+def why_not(kind: str, user: str | None = None) -> str:
+    """Why a machine of this kind can not be had here; "" when it can. user: Whom colima runs as."""
+    if kind == "colima":
+        return colima_start.why_not(user)
+    return {"pen": _no_pen, "host": _no_host, "vm": _no_vm}[kind]()
 
 
 def _no_pen() -> str:
@@ -96,18 +97,14 @@ def _no_host() -> str:
     return ""
 
 
-def _no_colima() -> str:
-    return colima_start.why_not()
-
-
 def _no_vm() -> str:
     from harness.machine import vm
 
     return vm.why_not()
 
 
-def resolve(kind: str) -> str:
-    """The kind that `auto` comes to here; any other kind is itself.
+def resolve(kind: str, user: str | None = None) -> str:
+    """The kind that `auto` comes to here; any other kind is itself. user: Whom colima runs as.
 
     Raises:
         EnvironmentInvalid: none is to be had; the message names every way out.
@@ -116,7 +113,7 @@ def resolve(kind: str) -> str:
         return kind
     reasons = {}
     for candidate in ("colima", "pen", "host"):
-        reason = why_not(candidate)
+        reason = why_not(candidate, user)
         if not reason:
             return candidate
         reasons[candidate] = reason
@@ -144,12 +141,10 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
     Raises:
         EnvironmentInvalid: with the numbers.
     """
-    chosen = resolve(kind or spec.kind)
+    chosen = resolve(kind or spec.kind, spec.user)
     if chosen not in KINDS:
         raise EnvironmentInvalid(f"no machine of kind {chosen}", mend=f"one of {', '.join(KINDS)}")
-    reason = why_not(chosen) if chosen != "host" or spec.context is None else ""
-    if chosen == "colima":
-        reason = colima_start.why_not(spec.user)
+    reason = why_not(chosen, spec.user) if chosen != "host" or spec.context is None else ""
     if reason:
         raise EnvironmentInvalid(f"no machine of kind {chosen} here", why=reason, mend=_ways_out())
     sizes = {"cpus": spec.cpus, "memory": spec.memory, "disk": spec.disk, "inodes": spec.inodes}
@@ -166,7 +161,10 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
             inodes=spec.inodes,
             profile=spec.profile,
             own=spec.own,
+            arch=spec.arch,
         )
+        if spec.profile is not None:
+            colima_own.refuse(spec.profile, disk=spec.disk, user=spec.user)
     if chosen == "vm":
         from harness.machine import vm
 

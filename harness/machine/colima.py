@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import colima_call, colima_home, colima_start, guest, lima
+from harness.machine import colima_call, colima_home, colima_own, colima_start, guest, lima
 from harness.machine.colima_start import Wish
 from harness.machine.lima_watch import Watch
 from harness.model.sizes import differs
@@ -70,10 +70,13 @@ class Colima:
         places: lease.Places | None = None,
         start_deadline: float = START_DEADLINE,
     ) -> None:
-        colima_start.refuse(memory=memory, cpus=cpus, disk=disk, profile=profile, own=own)
+        colima_start.refuse(
+            memory=memory, cpus=cpus, disk=disk, profile=profile, own=own, arch=arch
+        )
         self.wish = Wish(
             memory=memory, cpus=cpus, disk=disk,
-            profile=profile or colima_home.PROFILE, ours=profile is None,
+            profile=colima_home.short(profile) if profile else colima_home.PROFILE,
+            ours=profile is None,
             vm_type=vm_type, mount_type=mount_type, mounts=tuple(mounts),
             disk_image=disk_image, arch=arch, flags=tuple(flags),
         )  # fmt: skip
@@ -82,6 +85,8 @@ class Colima:
         self._places = places or lease.places()
         self._lease: lease.Lease | None = None
         self._home: Path | None = None
+        self._private: Path | None = None
+        self._folder: Path | None = None
         self._guest: guest.Guest | None = None
         self._watch: Watch | None = None
         self._warned: list[str] = []
@@ -100,14 +105,16 @@ class Colima:
     @property
     def instance(self) -> lima.Instance:
         """Lima's: "colima" for the default profile, else "colima-<profile>"."""
-        name = "colima" if self.profile == "default" else f"colima-{self.profile}"
-        return lima.Instance(self.home / "_lima" / name)
+        if self._folder is None:
+            raise EnvironmentInvalid("this colima machine was not started")
+        return lima.Instance(self._folder)
 
     def call(self, *argv: str, deadline: float = colima_call.CALL_DEADLINE) -> process.Result:
         """One call of colima for this home, as the right user; `deadline` in seconds."""
         return colima_call.call(
-            ("colima", *argv), home=self._home, user=self.user, deadline=deadline
-        )
+            ("colima", *argv), home=self._home, private=self._private, user=self.user,
+            deadline=deadline,
+        )  # fmt: skip
 
     # --- up -------------------------------------------------------------------------
 
@@ -126,19 +133,32 @@ class Colima:
     def _start(self, end: int) -> None:
         self._lease = lease.take("colima", where=self._places, stem="c")
         self.name = self._lease.name
-        ours = self.wish.ours
-        self._home = (
-            colima_home.make(self._lease, self.user) if ours else colima_home.existing(self.user)
-        )
-        offered = self._offered()
-        if not ours and self._status() in ("Running", "Broken"):
+        # The user's docker contexts are not colima's to make and remove on our behalf: what is
+        # called for a profile of his has a directory of ours for that, too.
+        self._private = colima_home.make(self._lease, self.user)
+        if self.wish.ours:
+            self._home = self._private
+            self._folder = self._home / "_lima" / colima_home.instance(self.profile)
+            status = ""
+        else:
+            theirs = colima_own.refuse(self.profile, disk=self.wish.disk, user=self.user)
+            self._home, self._folder, status = theirs.home, theirs.folder, theirs.status
+        argv = colima_start.arguments(self.wish, self._offered())
+        if status in ("Running", "Broken"):
             # A running VM takes no new sizes, says so only in a warning, and exits with 0;
             # a broken one does not start, and only force stops it.
-            force = ("-f",) if self._status() == "Broken" else ()
+            force = ("-f",) if status == "Broken" else ()
             self._must(("stop", *force, "-p", self.profile), STOP_DEADLINE)
-        argv = colima_start.arguments(self.wish, offered)
         done = self._must(tuple(argv), (end - clock.now()) / clock.NS)
         self._warned = colima_call.warnings(done)
+        discarded = [words for words in self._warned if "discarded" in words]
+        if discarded:
+            raise EnvironmentInvalid(
+                f"colima profile {self.profile} did not take all that was asked for",
+                why="\n".join(discarded),
+                mend="processor, vm_type and mount_type are fixed when a profile is made: leave them"
+                " out, or leave `profile` out and one is made that has them",
+            )
         folder = self.instance.folder
         self._guest = guest.Guest(
             folder / "ssh.config", f"lima-{folder.name}", self._lease.folder, sudo=True
@@ -168,11 +188,11 @@ class Colima:
         return done
 
     def _failed(self, what: str) -> EnvironmentInvalid:
-        words = self.instance.last_words() if self._home is not None else ""
+        words = self.instance.last_words() if self._folder is not None else ""
         return EnvironmentInvalid(
             f"colima profile {self.profile} did not come up: {what}",
             why=words or "its logs are empty",
-            mend=_mend(words) or colima_start.mend(),
+            mend=_mend(f"{what}\n{words}") or colima_start.mend(),
         )
 
     def _settle(self, wait: Callable[[str, Callable[[], bool]], None]) -> None:
@@ -210,11 +230,6 @@ class Colima:
         reduced = [f.text for f in self.instance.facts() if f.what == "memory-reduced"]
         return [f"it warned: {words}" for words in (*self._warned, *reduced)]
 
-    def _status(self) -> str:
-        """Running, Stopped, Broken, or "" for none. `list` never looks inside, but never hangs."""
-        said = colima_call.profiles(self.call("list", "--json").text).get(self.profile, {})
-        return str(said.get("status", ""))
-
     # --- down -----------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -227,10 +242,10 @@ class Colima:
             self._guest = None
         if self._lease is None:
             return
-        if self.wish.ours and self._home is not None:
-            colima_home.remove(f"{self.user or ''}:{self._home}")
+        if self._private is not None:
+            colima_home.remove(f"{self.user or ''}:{self._private}")
         self._lease.release()
-        self._lease = self._home = None
+        self._lease = self._home = self._private = self._folder = None
 
     def keep(self) -> None:
         """Leave it running when this process ends; `clean` removes it."""
@@ -239,7 +254,8 @@ class Colima:
         if self._guest is not None and self._lease is not None:
             self._guest.release()
             self._lease.keep()
-            self._lease = self._guest = self._home = self._watch = None
+            self._lease = self._guest = self._home = self._private = self._folder = None
+            self._watch = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -322,6 +338,8 @@ def _is_meant(key: str, asked: float, has: float) -> bool:
 
 def _mend(words: str) -> str:
     """What helps, where the host agent's words tell; "" where they do not."""
+    if "did not start up in" in words:
+        return "this host was too busy to start Lima's host agent in five seconds: try again"
     if "Could not access KVM kernel module" in words:
         return "let that user into the group kvm (usermod -aG kvm NAME), and log in anew"
     if "Address already in use" in words:

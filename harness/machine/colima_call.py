@@ -51,22 +51,31 @@ def call(
     *,
     home: Path | None,
     user: str | None,
+    private: Path | None = None,
     deadline: float = CALL_DEADLINE,
 ) -> process.Result:
     """Run one of colima's programs as it wants to be run: no root, its home, nobody's docker.
 
-    deadline: Seconds; at least one is given.
+    home, private: As `environment` has them. deadline: Seconds; at least one is given.
     """
     who = passwd(user)
     command = tuple(argv)
     if _becomes(user, who):
         command = (*_become(who.pw_name), *command)
     cwd = str(home) if home is not None and home.is_dir() else "/"
-    return process.run(command, deadline=max(deadline, 1.0), env=environment(home, user), cwd=cwd)
+    env = environment(home, user, private=private)
+    return process.run(command, deadline=max(deadline, 1.0), env=env, cwd=cwd)
 
 
-def environment(home: Path | None, user: str | None) -> dict[str, str]:
-    """What colima's programs find in theirs; home: COLIMA_HOME, None where they look themselves."""
+def environment(
+    home: Path | None, user: str | None, *, private: Path | None = None
+) -> dict[str, str]:
+    """What colima's programs find in theirs.
+
+    home: COLIMA_HOME; None where they look themselves.
+    private: A directory of ours for docker's configuration and passing files: a start makes a
+        docker context there and a stop removes one. None: what is called does neither.
+    """
     who = passwd(user)
     env = {k: v for k, v in os.environ.items() if not k.startswith("DOCKER_") and k not in _TAKEN}
     if _becomes(user, who):
@@ -77,14 +86,29 @@ def environment(home: Path | None, user: str | None) -> dict[str, str]:
     if platform.system() == "Darwin":
         known = env.get("PATH", "").split(":")
         env["PATH"] = ":".join([*known, *(p for p in HOMEBREW if p not in known)])
+    # An emulated guest asks for its address late; Lima's own two minutes are short for one.
+    env.setdefault("LIMA_USERNET_RESOLVE_IP_ADDRESS_TIMEOUT", "10")
     if home is not None:
         env["COLIMA_HOME"] = str(home)
-        env["LIMA_HOME"] = str(home / "_lima")
-        env["DOCKER_CONFIG"] = str(home / "docker")
-        if (home / "tmp").is_dir():
-            # `colima start` writes <instance>.yaml there: two users' would be one file.
-            env["TMPDIR"] = str(home / "tmp")
+        env["LIMA_HOME"] = str(home / "_lima" if home == private else lima_home(home, user))
+    if private is not None:
+        env["DOCKER_CONFIG"] = str(private / "docker")
+        # `colima start` writes <instance>.yaml there: two users' would be one file.
+        env["TMPDIR"] = str(private / "tmp")
     return env
+
+
+def lima_home(home: Path, user: str | None) -> Path:
+    """Where Lima's instances stand in a COLIMA_HOME of the user's: a LIMA_HOME of his counts."""
+    named = os.environ.get("LIMA_HOME")
+    if named and not becomes(user):
+        return Path(named)
+    return home / "_lima"
+
+
+def becomes(user: str | None) -> bool:
+    """Does root run colima as somebody else, whose variables are not ours?"""
+    return _becomes(user, passwd(user))
 
 
 def _becomes(user: str | None, who: pwd.struct_passwd) -> bool:
@@ -119,9 +143,12 @@ def reason(done: process.Result) -> str:
     """
     if done.timed_out:
         return f"no end of `{_short(done.argv)}` after {done.seconds:.0f} s"
-    found = [a or b for a, b in _FATAL.findall(words(done))]
+    found = [str(a or b).replace('\\"', '"') for a, b in _FATAL.findall(words(done))]
+    if len(found) > 1 and re.search(r"exit status \d+$", found[-1]):
+        # colima says of limactl that it failed; why, limactl says itself, on the other stream.
+        return f"{found[-1]}: {found[-2]}"
     if found:
-        return str(found[-1]).replace('\\"', '"')
+        return found[-1]
     if was_running(done):
         return "it was running already: the new sizes were not taken"
     return done.why()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness import LABEL, clock
 from harness.errors import EnvironmentInvalid
 from harness.machine import lima
-from harness.machine.colima_call import call, passwd
+from harness.machine.colima_call import becomes, call, passwd
 
 if TYPE_CHECKING:
     from harness.lease import Lease
@@ -31,7 +31,7 @@ _REMOVAL = 60.0
 
 
 def make(lease: Lease, user: str | None) -> Path:
-    """A home for one profile, written into the lease.
+    """A home for one profile, or what we keep beside the user's own; written into the lease.
 
     Raises:
         EnvironmentInvalid: none can be made, with what the system said.
@@ -58,9 +58,28 @@ def existing(user: str | None) -> Path:
         return Path(named)
     base = Path(passwd(user).pw_dir)
     old = base / ".colima"
-    if old.is_dir() or platform.system() == "Darwin":
+    xdg = None if becomes(user) else os.environ.get("XDG_CONFIG_HOME")
+    if old.is_dir() or (platform.system() == "Darwin" and not xdg):
         return old
-    return Path(os.environ.get("XDG_CONFIG_HOME") or base / ".config") / "colima"
+    return Path(xdg or base / ".config") / "colima"
+
+
+def short(profile: str) -> str:
+    """A profile's short name, as colima reads it.
+
+    >>> short("colima"), short("colima-w1"), short("w1")
+    ('default', 'w1', 'w1')
+    """
+    return "default" if profile in ("colima", "default") else profile.removeprefix("colima-")
+
+
+def instance(profile: str) -> str:
+    """What Lima calls the VM of a short name.
+
+    >>> instance("default"), instance("w1")
+    ('colima', 'colima-w1')
+    """
+    return "colima" if profile == "default" else f"colima-{profile}"
 
 
 def remove(owner: str) -> bool:
@@ -73,9 +92,9 @@ def remove(owner: str) -> bool:
     home = Path(path)
     if not home.name or home.parent.name not in {_BESIDE, "tmp"}:
         return False  # not a home that we made
-    if home.exists():
+    if (home / "_lima").exists():
         for argv in (("stop", "-f", "-p", PROFILE), ("delete", "-f", "--data", "-p", PROFILE)):
-            call(("colima", *argv), home=home, user=user or None, deadline=_REMOVAL)
+            call(("colima", *argv), home=home, private=home, user=user or None, deadline=_REMOVAL)
     lima.kill(lima.processes(str(home)))
     clock.wait_until(lambda: not lima.processes(str(home)), deadline=5, every=0.05)
     shutil.rmtree(home, ignore_errors=True)

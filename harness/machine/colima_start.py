@@ -153,11 +153,20 @@ def _line(offered: str, flag: str) -> str:
 # --- what can be had here ---------------------------------------------------------------
 
 
+_PROGRAMS = ("colima", "limactl", "lima", "docker", "ssh")
+"""What colima itself looks for on its PATH; QEMU's name depends on the processor."""
+
+
+def missing() -> list[str]:
+    """Programs that colima needs and that are not to be found here."""
+    return [p for p in _PROGRAMS if which(p) is None]
+
+
 def why_not(user: str | None = None) -> str:
     """Why there can be no colima machine here; "" when there can."""
-    missing = [p for p in ("colima", "limactl", "docker") if which(p) is None]
-    if missing:
-        return f"{' and '.join(missing)} not installed ({install()})"
+    lacking = missing()
+    if lacking:
+        return f"{' and '.join(lacking)} not installed ({install()})"
     if os.geteuid() == 0:
         if not user:
             return "limactl refuses root (machine.user names the user to run it as)"
@@ -169,7 +178,20 @@ def why_not(user: str | None = None) -> str:
             return f"limactl refuses root, and {user} is root"
     elif user and user != passwd(None).pw_name:
         return f"only root can run colima as {user} (machine.user)"
-    return ""
+    return "" if platform.system() == "Darwin" else _no_qemu(None)
+
+
+def _no_qemu(arch: str | None) -> str:
+    """Why QEMU can not be had for this processor; Linux has no other way to run a VM."""
+    program = f"qemu-system-{arch if arch not in (None, 'host') else _processor()}"
+    lacking = [p for p in (program, "qemu-img") if which(p) is None]
+    return f"{' and '.join(lacking)} not installed: Lima runs its VMs with QEMU" if lacking else ""
+
+
+def _processor() -> str:
+    """This host's, as QEMU and colima call it."""
+    found = platform.machine()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(found, found)
 
 
 def install() -> str:
@@ -194,6 +216,7 @@ def refuse(
     inodes: int | None = None,
     profile: str | None = None,
     own: bool = False,
+    arch: str | None = None,
     where: Path | None = None,
 ) -> None:
     """Refuse what colima can not do, or must not, before anything starts.
@@ -219,6 +242,8 @@ def refuse(
         why.append(f"disk {_size(disk)} asked for, {_size(free_disk(where))} are free in {where}")
     if inodes is not None:
         why.append(f"{inodes} inodes asked for: colima has no such setting (pen and vm have)")
+    if arch is not None and platform.system() != "Darwin" and (lacking := _no_qemu(arch)):
+        why.append(f"processor {arch} asked for: {lacking}")
     if profile is not None and not own:
         why.append(f"profile {profile} is yours: say `own: true` to have it stopped and changed")
     if why:

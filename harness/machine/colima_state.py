@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.machine import colima_call, colima_home, lima
+from harness import units
+from harness.machine import colima_call, colima_home, colima_start, lima
 from harness.machine.guest import answers
 from harness.machine.health import Finding
 from harness.model.sizes import differences
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _STATUS = 12.0
 """Seconds: `status` takes three under emulation, and never ends on a frozen guest."""
@@ -37,6 +38,7 @@ class Profile:
         engine: Does the engine answer at the profile's docker.sock?
         asked, inside: Sizes as `list` repeats them, and as the guest has them; bytes, CPUs.
         strays: Processes of it that run although the VM does not.
+        folder: Lima's directory of its VM.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Profile:
     asked: Mapping[str, float | int]
     inside: Mapping[str, float | int | None]
     strays: int = 0
+    folder: Path = Path()
 
 
 def explain(one: Profile) -> list[Finding]:
@@ -100,11 +103,7 @@ def explain(one: Profile) -> list[Finding]:
     ]
     if one.strays:
         found.append(
-            Finding(
-                f"{one.strays} processes of {named} outlived its VM (limactl usernet, ssh)",
-                "they hold ports and memory; colima does not know them any more",
-                f"pgrep -fl {colima_home.existing(None)}/_lima, and kill them",
-            )
+            _outlived(f"{one.strays} processes of {named}, which does not run,", one.folder)
         )
     return found
 
@@ -115,50 +114,107 @@ def _more_than_the_kernels(line: str) -> bool:
     return share is not None and float(share[1]) > 10
 
 
-def findings() -> list[Finding]:
-    """Of every profile of whoever runs this; nothing where colima is not installed."""
-    if colima_call.which("colima") is None or colima_call.which("limactl") is None:
-        return []
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What there is, a line each, and what is wrong with it."""
+
+    lines: list[str]
+    findings: list[Finding]
+
+
+def report() -> Report:
+    """Colima as whoever runs this has it, every profile of his asked."""
+    missing = colima_start.missing()
+    if "colima" in missing:
+        return Report([f"not installed: {colima_start.install()}"], [])
+    if missing:
+        return Report([f"installed, but {' and '.join(missing)} is not"], [])
     user = None
     if os.geteuid() == 0:
         user = os.environ.get("SUDO_USER") or None
         if user is None or user == "root":
-            return []  # limactl refuses root: root has no profiles
+            line = "installed; limactl refuses root, so root has no profiles (ask as the user whose they are)"
+            return Report([line], [])
     home = colima_home.existing(user)
     if not home.is_dir():
-        return _kvm(user)
+        return Report([f"installed, never started: there is no {home}"], _kvm(user))
     listed = colima_call.call(("colima", "list", "--json"), home=home, user=user)
-    profiles = colima_call.profiles(listed.text).values()
-    return [f for said in profiles for f in explain(look(said, home, user))] + _kvm(user)
+    if not listed.ok:
+        wrong = Finding(
+            f"colima can not list its profiles: {colima_call.reason(listed)}",
+            "it starts and stops none either",
+            "what it says itself is the reason",
+        )
+        return Report([f"profiles in {home}: it does not say"], [wrong, *_kvm(user)])
+    seen = [look(said, home, user) for said in colima_call.profiles(listed.text).values()]
+    found = [finding for one in seen for finding in explain(one)]
+    lines = [describe(one) for one in seen] or [f"no profiles in {home}"]
+    return Report(lines, [*found, *_usernets(seen, home, user), *_kvm(user)])
+
+
+def describe(one: Profile) -> str:
+    """One line: what it is called, what it is doing, how large it is.
+
+    >>> describe(Profile(name="w1", status="Stopped", asked={"cpus": 2, "memory": 2 << 30}, inside={}))
+    'profile w1: stopped (2 CPUs, 2GiB)'
+    """
+    doing = one.status.lower()
+    if one.status == "Running":
+        well = "docker answers" if one.engine else "docker does not answer"
+        doing = "stands still" if one.answers is None else f"runs, {well}"
+    sizes = [f"{one.asked['cpus']:g} CPUs"] if "cpus" in one.asked else []
+    if "memory" in one.asked:
+        sizes.append(units.show_size(int(one.asked["memory"])))
+    if "disk" in one.asked:
+        sizes.append(f"disk {units.show_size(int(one.asked['disk']))}")
+    return f"profile {one.name}: {doing}" + (f" ({', '.join(sizes)})" if sizes else "")
 
 
 def look(said: Mapping[str, Any], home: Path, user: str | None) -> Profile:
     """Ask each part of one profile; `said` is its line of `list --json`."""
     name = str(said["name"])
     status = str(said.get("status", "?"))
-    asked = {"cpus": said.get("cpus"), "memory": said.get("memory")}
+    asked = {key: said.get(key) for key in ("cpus", "memory", "disk")}
     sizes = {k: v for k, v in asked.items() if isinstance(v, (int, float))}
+    folder = colima_call.lima_home(home, user) / colima_home.instance(name)
+    seen = Profile(name=name, status=status, asked=sizes, inside={}, folder=folder)
     if status != "Running":
-        folder = home / "_lima" / ("colima" if name == "default" else f"colima-{name}")
         strays = 0 if status == "Broken" else len(lima.processes(str(folder)))
-        return Profile(name=name, status=status, asked=sizes, inside={}, strays=strays)
+        return replace(seen, strays=strays)
     told = colima_call.call(
         ("colima", "status", "-p", name, "--json"), home=home, user=user, deadline=_STATUS
     )
     if told.timed_out:
-        return Profile(name=name, status=status, answers=None, asked=sizes, inside={})
+        return replace(seen, answers=None)
     inside = colima_call.call(
         ("colima", "ssh", "-p", name, "--", "sh", "-c", _INSIDE), home=home, user=user,
         deadline=_STATUS,
     )  # fmt: skip
-    return Profile(
-        name=name,
-        status=status,
+    return replace(
+        seen,
         answers=told.ok,
         words="" if told.ok else colima_call.reason(told),
         engine=answers(home / name / "docker.sock"),
-        asked=sizes,
         inside=_sizes(inside.text) if inside.ok else {},
+    )
+
+
+def _usernets(seen: Sequence[Profile], home: Path, user: str | None) -> list[Finding]:
+    """One `limactl usernet` serves all VMs of a home; those of VMs that were killed stay."""
+    networks = colima_call.lima_home(home, user) / "_networks"
+    there = lima.processes(str(networks))
+    needed = any(one.status in ("Running", "Broken") for one in seen)
+    extra = len([argv for _, argv in there if "usernet" in argv]) - int(needed)
+    return (
+        [_outlived(f"{extra} limactl usernet of VMs that are gone", networks)] if extra > 0 else []
+    )
+
+
+def _outlived(what: str, place: Path) -> Finding:
+    return Finding(
+        f"{what} still run",
+        "they hold ports and memory; colima does not know them any more",
+        f"pgrep -fl {place}/ shows them; kill those that are older than the VM that runs",
     )
 
 

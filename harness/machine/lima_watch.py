@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LOOK = 0.2 if sys.platform == "linux" else 1.0
 """Seconds. Without /proc a look costs a process."""
+_TOGETHER = 3.0
+"""Seconds between the ends of a hypervisor and of its host agent that are one end."""
 
 
 class Watch:
@@ -36,11 +38,13 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._pid: int | None = None
         self._gone: int | None = None
+        self._agent: int | None = None
+        self._alone: int | None = None
         self._still: list[tuple[int, int | None]] = []
 
     def start(self) -> None:
         self._over.clear()
-        self._pid = self._instance.hypervisor()
+        self._pid, self._agent = self._instance.hypervisor(), self._instance.agent()
         self._thread = threading.Thread(target=self._look, name="lima-watch", daemon=True)
         self._thread.start()
 
@@ -66,11 +70,24 @@ class Watch:
             if end is None or end >= since
         ]  # fmt: skip
         said += [step for step in self._clock_steps() if step.at >= since]
+        said += [one for one in self._agentless() if one.until is None or one.until >= since]
         if self._gone is not None and self._gone >= since:
             now = self._instance.condition(self._pid)
             what = "shut-down" if now.state == "shut-down" else "killed"
             said.append(HostSaid(at=self._gone, what=what, why=now.why))
         return tuple(sorted(said, key=lambda one: one.at))
+
+    def _agentless(self) -> list[HostSaid]:
+        """Since when it runs without its host agent; a machine that ends takes its own along."""
+        if self._alone is None:
+            return []
+        if self._gone is not None and self._gone - self._alone < _TOGETHER * clock.NS:
+            return []
+        why = (
+            f"process {self._agent}, its host agent, is gone; process {self._pid}, its hypervisor,"
+            " runs on: colima calls that Broken"
+        )
+        return [HostSaid(at=self._alone, until=self._gone, what="agentless", why=why)]
 
     def _clock_steps(self) -> list[HostSaid]:
         """When Lima set the guest's wall clock; under memory pressure it sets it wrongly."""
@@ -90,6 +107,9 @@ class Watch:
                 self._still.append((now, None))
             elif state != "still" and still:
                 self._still[-1] = (self._still[-1][0], now)
+            agent = self._instance.standing(self._agent)
+            if self._alone is None and self._agent is not None and agent == "gone":
+                self._alone = now
             if state == "gone":
                 self._gone = now
                 self._tell()

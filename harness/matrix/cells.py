@@ -17,7 +17,7 @@ from harness.spec import Axis, Loaded, Value, Workshop, show_value
 from harness.spec.axes import Pattern, identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from harness.model.experiment import Experiment, MachineSpec, Neighbours
 
@@ -81,7 +81,24 @@ def cells(loaded: Loaded) -> tuple[Cell, ...]:
         )  # fmt: skip
     if told:
         raise BadInput(told.values())
+    shrinking = _disk_that_shrinks(loaded, found)
+    if shrinking is not None:
+        raise BadInput([shrinking])
     return tuple(found)
+
+
+def _disk_that_shrinks(loaded: Loaded, found: Sequence[Cell]) -> Problem | None:
+    """A profile of the user's has one disk for all blocks, and it only grows."""
+    machines = [cell.machine for cell in found if cell.machine.profile and cell.machine.own]
+    if len({machine.disk for machine in machines}) < 2:
+        return None
+    axis = next((axis for axis in loaded.axes if axis.key == "machine.disk"), None)
+    return Problem(
+        _where(loaded) if axis is None else _relative(loaded, axis.mark),
+        f"several disks for the colima profile {machines[0].profile}",
+        "the disk of a profile only grows, and blocks come in any order",
+        "one size; or leave `profile` out: a profile of the harness's own is made for each size",
+    )
 
 
 def _chosen(loaded: Loaded, problems: list[Problem]) -> Iterator[dict[str, Value]]:
@@ -153,8 +170,11 @@ def _where(loaded: Loaded) -> str:
 
 
 def _mark(loaded: Loaded, pattern: Pattern) -> str:
-    prefix = loaded.cwd.rstrip("/") + "/"
-    return str(pattern.mark).removeprefix(prefix)
+    return _relative(loaded, pattern.mark)
+
+
+def _relative(loaded: Loaded, mark: object) -> str:
+    return str(mark).removeprefix(loaded.cwd.rstrip("/") + "/")
 
 
 def _too_many(where: str, size: int, most: int, loaded: Loaded) -> Problem:

@@ -32,6 +32,8 @@ NOTICE = 10.0
 FLUSH = 5.0
 # Kept of the post-mortem's time for its requests when the machine was away for most of it.
 ASKING = 10.0
+# From an engine's orderly stop to its machine's, emulated: five to twenty seconds were seen.
+LEAVING = 30.0
 
 
 def create(stage: Stage) -> None:
@@ -92,6 +94,11 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
     end = clock.now() + int(stage.spec.experiment.deadlines.post_mortem * NS)
     if not stage.link.flush(FLUSH):
         _await_machine(stage, end - int(ASKING * NS))
+    elif _perhaps_leaving(stage):
+        # On top of the deadline, which is made for an engine that answers.
+        began = clock.now()
+        _await_machine(stage, began + int(LEAVING * NS))
+        end += clock.now() - began
     _hear_host(stage)
 
     def left(most: float) -> float:
@@ -121,10 +128,20 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
     return stage.link.flush(FLUSH)
 
 
-def _await_machine(stage: Stage, end: int) -> None:
-    """A machine that boots or stands still alone knows what became of its containers.
+def _perhaps_leaving(stage: Stage) -> bool:
+    """Is the engine gone from a VM that this host watches, with no experiment that did it?
 
-    Asked for only where the probe is away: an engine that was killed is not waited for.
+    Whoever stops a VM stops its engine first: which of the two it was is known when the machine
+    has gone, or its engine is there again.
+    """
+    watched = isinstance(stage.machine, Witnessed) and not stage.spec.experiment.inject
+    return watched and not stage.engine.ping(deadline=5).ok
+
+
+def _await_machine(stage: Stage, end: int) -> None:
+    """A machine that boots, leaves or stands still alone knows what became of its containers.
+
+    Until the probe and the engine answer, the machine has ended, or `end`.
     """
     while stage.clock.now() < end:
         if stage.link.flush(FLUSH) and stage.engine.ping(deadline=5).ok:

@@ -62,8 +62,8 @@ class World(Protocol):
             EnvironmentInvalid: with the reason.
         """
 
-    def auto(self) -> str:
-        """The kind that `auto` comes to."""
+    def auto(self, user: str | None) -> str:
+        """The kind that `auto` comes to. user: Whom colima runs as."""
 
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:
         """One that fits, not started.
@@ -88,8 +88,8 @@ class RealWorld:
     def check(self, wanted: MachineSpec) -> None:
         choose.check(wanted)
 
-    def auto(self) -> str:
-        return choose.resolve("auto")
+    def auto(self, user: str | None) -> str:
+        return choose.resolve("auto", user)
 
     def machine(self, wanted: MachineSpec, kind: str) -> Machine:
         return choose.make(wanted, kind=kind)

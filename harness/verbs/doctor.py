@@ -26,10 +26,11 @@ def main(*, fix: bool = False, json: bool = False) -> int:
     except EnvironmentInvalid as error:
         chosen, why = "", str(error)
     sources = _sources() if platform.system() == "Linux" else []
+    colima = colima_state.report()
     found = [
         *health.findings(),
         *_engine_findings(),
-        *colima_state.findings(),
+        *colima.findings,
         *_matrix_findings(chosen),
         *_leftovers(),
     ]
@@ -37,6 +38,7 @@ def main(*, fix: bool = False, json: bool = False) -> int:
         "format": "deathbench.doctor/1",
         "auto": chosen or None,
         "machines": machines,
+        "colima": colima.lines,
         "sources": sources,
         "findings": [f.document() for f in found],
         "fixed": fixed,
@@ -203,6 +205,9 @@ def _show(document: dict[str, Any], why: str) -> None:
     for one in document["machines"]:
         print(f"  {one['kind']:8} {'yes' if one['available'] else 'no: ' + one['why']}")
     print(f"  auto     {document['auto'] or 'none'}")
+    print("colima")
+    for line in document["colima"]:
+        print(f"  {line}")
     print("what the probe sees here")
     for one in document["sources"]:
         print(f"  {one['name']:10} {one['state']}" + (f": {one['why']}" if one["why"] else ""))

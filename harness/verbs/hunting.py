@@ -171,8 +171,9 @@ def prepare(cells: Sequence[Cell], options: Options) -> None:
         if cell.machine not in kinds:
             kinds.add(cell.machine)
             choose.check(cell.machine)
-    if any(cell.machine.kind == "auto" for cell in cells):
-        options.auto = choose.resolve("auto")
+    automatic = next((cell.machine for cell in cells if cell.machine.kind == "auto"), None)
+    if automatic is not None:
+        options.auto = choose.resolve("auto", automatic.user)
 
 
 def history(

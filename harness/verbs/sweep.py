@@ -121,7 +121,8 @@ def execute(
         for one in _machines(specs):
             world.check(one)
         _refuse_injections(specs)
-        options.auto = world.auto() if _any_auto(specs) else options.auto
+        automatic = next((s.machine for s in specs if s.machine.kind == "auto"), None)
+        options.auto = world.auto(automatic.user) if automatic else options.auto
         findings = [finding.what for finding in health.findings()]
         if findings:
             print(
@@ -195,10 +196,6 @@ def _schedule(
     )  # fmt: skip
 
 
-def _any_auto(specs: Sequence[TrialSpec]) -> bool:
-    return any(s.machine.kind == "auto" for s in specs)
-
-
 def _refuse_injections(specs: Sequence[TrialSpec]) -> None:
     """What must not be broken is not broken: said before anything starts."""
     seen: set[tuple[object, str, bool]] = set()
@@ -206,7 +203,7 @@ def _refuse_injections(specs: Sequence[TrialSpec]) -> None:
         key = (one.experiment.inject, one.machine.kind, one.experiment.own)
         if one.experiment.inject and key not in seen:
             seen.add(key)
-            kind = choose.resolve(one.machine.kind)
+            kind = choose.resolve(one.machine.kind, one.machine.user)
             inject.refuse(one.experiment.inject, kind=kind, own=one.experiment.own)
 
 

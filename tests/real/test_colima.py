@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +31,8 @@ def programs(monkeypatch):
     for one in (Path(__file__).parents[1] / "standins").iterdir():
         shutil.copy(one, folder)
         (folder / one.name).chmod(0o755)
+    for name in (f"qemu-system-{platform.machine()}", "qemu-img"):
+        shutil.copy(folder / "docker", folder / name)  # asked for, never run: there is no VM
     folder.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
     monkeypatch.setenv("DOCKER_HOST", "unix:///the/users/own")
@@ -47,6 +50,11 @@ def places():
 
 def calls(machine):
     return [json.loads(line) for line in (machine.home / "calls").read_text().splitlines()]
+
+
+def starts_and_stops(home):
+    found = [json.loads(line) for line in (home / "calls").read_text().splitlines()]
+    return [c for c in found if "--help" not in c and c[0] in ("start", "stop", "delete")]
 
 
 def of(home):
@@ -120,17 +128,28 @@ def test_a_profile_of_the_users_is_changed_only_by_stop_and_start(programs, plac
             profile="mine", own=True, cpus=1, user=USER, places=places, start_deadline=60
         )
         with machine:
-            done = [c for c in calls(machine) if "--help" not in c and c[0] in ("start", "stop")]
+            done = starts_and_stops(home)
             assert [c[0] for c in done] == ["start", "stop", "start"]
             assert "--save-config=false" in done[-1]
             assert "--runtime" not in done[-1]
         assert "delete" not in (home / "calls").read_text()
         assert json.loads((home / "standin.json").read_text())["mine"]["running"]
-        # Its disk only grows: what was asked for is not what there is.
-        with pytest.raises(EnvironmentInvalid, match="only grows"):
-            Colima(
-                profile="mine", own=True, disk=4 * GIB, user=USER, places=places, start_deadline=60
-            ).start()
+        # Neither a smaller disk nor a profile that is not there: nothing is called but `list`.
+        for wrong, why in (
+            ({"profile": "mine", "disk": 4 * GIB}, "has 8GiB: it can not become 4GiB"),
+            ({"profile": "other"}, "there is no colima profile other"),
+        ):
+            spec = MachineSpec(kind="colima", own=True, user=USER, **wrong)
+            with pytest.raises(EnvironmentInvalid, match=why):
+                choose.check(spec)
+            with pytest.raises(EnvironmentInvalid, match=why):
+                Colima(own=True, user=USER, places=places, start_deadline=60, **wrong).start()
+        assert starts_and_stops(home) == done
+        # What was chosen when it was made is discarded with a warning and exit code 0.
+        other = Colima(profile="mine", own=True, mount_type="9p", user=USER, places=places)
+        with pytest.raises(EnvironmentInvalid, match="'mountType' cannot be updated"):
+            other.start()
+        assert not list(places.run.iterdir())
     finally:
         lima.kill(lima.processes(str(home)))
         shutil.rmtree(home)
@@ -157,22 +176,46 @@ def test_a_flag_that_this_version_lacks_is_a_clear_refusal(programs, places):
         machine.start()
 
 
-def test_doctor_looks_at_the_users_own_profiles(programs, monkeypatch):
-    """One that runs and has no docker.sock is said to be so; nothing of it is touched."""
+@pytest.fixture
+def users_home(programs, monkeypatch):
+    """A colima home of the user's, who asks by sudo; gone afterwards with all that runs for it."""
     home = Path(tempfile.mkdtemp(prefix="db-home-"))
     home.chmod(0o777)
     monkeypatch.setenv("COLIMA_HOME", str(home))
     monkeypatch.setenv("SUDO_USER", USER)
-    try:
-        made = colima_call.call(("colima", "start", "-p", "mine"), home=home, user=USER)
-        assert made.ok
-        found = [f.what for f in colima_state.findings() if "colima profile" in f.what]
-        assert found == [
-            "colima profile mine is well, but its docker.sock is dead: the ssh connection that"
-            " carried it has ended"
-        ]
-        calls = [json.loads(line)[0] for line in (home / "calls").read_text().splitlines()]
-        assert calls == ["start", "list", "status", "ssh"]
-    finally:
-        lima.kill(lima.processes(str(home)))
-        shutil.rmtree(home)
+    yield home
+    lima.kill(lima.processes(str(home)))
+    shutil.rmtree(home)
+
+
+def test_doctor_looks_at_the_users_own_profiles(users_home):
+    """One that runs and has no docker.sock is said to be so; nothing of it is touched."""
+    assert colima_state.report().lines == [f"no profiles in {users_home}"]
+    for name in ("mine", "idle"):
+        assert colima_call.call(("colima", "start", "-p", name), home=users_home, user=USER).ok
+    assert colima_call.call(("colima", "stop", "-f", "-p", "idle"), home=users_home, user=USER).ok
+    before = {path: path.stat().st_mtime_ns for path in users_home.rglob("*.yaml")}
+    seen = colima_state.report()
+    assert seen.lines == [
+        "profile mine: runs, docker does not answer (2 CPUs, 2GiB, disk 100GiB)",
+        "profile idle: stopped (2 CPUs, 2GiB, disk 100GiB)",
+    ]
+    assert [f.what for f in seen.findings if "/dev/kvm" not in f.what] == [
+        "colima profile mine is well, but its docker.sock is dead: the ssh connection that"
+        " carried it has ended",
+        "1 limactl usernet of VMs that are gone still run",
+    ]
+    calls = [json.loads(line)[0] for line in (users_home / "calls").read_text().splitlines()]
+    assert calls == ["list", "start", "start", "stop", "list", "status", "ssh"]
+    assert {path: path.stat().st_mtime_ns for path in users_home.rglob("*.yaml")} == before
+    assert not (users_home / "docker").exists()
+
+
+def test_doctor_says_what_there_is_of_colima(programs, monkeypatch):
+    """Nothing, or root's nothing."""
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    assert "limactl refuses root" in colima_state.report().lines[0]
+    (programs / "lima").unlink()
+    assert colima_state.report().lines == ["installed, but lima is not"]
+    (programs / "colima").unlink()
+    assert colima_state.report().lines[0].startswith("not installed")

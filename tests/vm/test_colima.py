@@ -12,10 +12,11 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,18 +81,33 @@ def programs(request):
             shutil.rmtree(folder)
 
 
+@contextmanager
+def started(programs):
+    made = Colima(memory=GIB, disk=4 * GIB, **programs)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
 @pytest.fixture(scope="module")
 def machine(programs):
-    made = Colima(memory=GIB, disk=4 * GIB, **programs)
-    made.start()
-    yield made
-    made.stop()
+    with started(programs) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def drills(machine, tmp_path_factory):
     with Drills(machine, tmp_path_factory.mktemp("drills")) as ready:
         yield ready
+
+
+@pytest.fixture(scope="module")
+def second(programs):
+    """Another one: the first was stopped by somebody else."""
+    with started(programs) as made:
+        yield made
 
 
 def heard(kept):
@@ -122,7 +138,7 @@ def test_colima_loses_exit_codes_and_our_own_way_keeps_them(machine):
     assert (lost.code, colima_call.reason(lost)) == (1, "exit status 7")
     home, user = machine.home, machine.user
     name = machine.instance.folder.name
-    kept = colima_call.call(("limactl", "shell", name, *seven), home=home, user=user)
+    kept = colima_call.call(("limactl", "shell", name, *seven), home=home, private=home, user=user)
     assert kept.code == 7
     assert machine.root(seven).code == 7
     assert machine.root(("id", "-u")).text == "0\n"
@@ -193,49 +209,93 @@ def test_a_vm_that_stands_still_is_seen_from_here(drills, machine):
     assert "still" in heard(kept)
 
 
-def test_a_vm_that_is_killed_takes_its_container_along(drills, machine):
+def test_a_dead_daemon_is_no_lost_way(drills, machine):
+    """Our way to the engine stands, and nobody is at its end: a death, and the daemon's."""
+    kept, judged = drills.trial(lambda _: machine.daemon("dockerd", "kill"), pre_task="sleep 30")
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "dockerd-crash")
+    assert "channel" not in heard(kept)
+    assert clock.wait_until(lambda: drills.client.ping(deadline=5).ok, deadline=90, every=0.5)
+
+
+def test_a_stop_by_somebody_else_is_a_shutdown(drills, machine):
+    """`colima stop` ends the engine first and the VM after it: one order, and it is cited."""
+
+    def act(_):
+        machine.call("stop", "-p", machine.profile, deadline=240)
+
+    kept, judged = drills.trial(act, pre_task="sleep 60", timeout="90s")
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-shutdown")
+    assert heard(kept)[-1] == "shut-down"
+    assert "Received SIGINT, shutting down the host agent" in judged.verdict.sentence
+
+
+def test_a_vm_that_is_killed_takes_its_container_along(second, tmp_path):
     """No guest can tell it and nothing boots again: the verdict comes from this host."""
-    kept, judged = drills.trial(lambda _: machine.power_cut(), pre_task="sleep 30")
+    with Drills(second, tmp_path) as ready:
+        kept, judged = ready.trial(lambda _: second.power_cut(), pre_task="sleep 30")
     assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
     assert heard(kept)[-1] == "killed"
-    assert clock.wait_until(lambda: listed(machine)["status"] == "Stopped", deadline=20, every=0.5)
-    said = machine.call("status", "-p", machine.profile)
+    assert clock.wait_until(lambda: listed(second)["status"] == "Stopped", deadline=20, every=0.5)
+    said = second.call("status", "-p", second.profile)
     assert (said.code, colima_call.reason(said)) == (
-        1, f"colima [profile={machine.profile}] is not running",
+        1, f"colima [profile={second.profile}] is not running",
     )  # fmt: skip
-    stray = [argv for _, argv in lima.processes(str(machine.home)) if "usernet" in argv]
+    stray = [argv for _, argv in lima.processes(str(second.home)) if "usernet" in argv]
     assert stray, "what serves the network outlives a VM that was killed"
 
 
-def test_nothing_of_it_stays(machine):
+def test_nothing_of_it_stays(second):
     """Its home, its disks, and what a killed VM leaves running are gone."""
-    home = machine.home
-    machine.stop()
+    home = second.home
+    second.stop()
     assert not home.exists()
     assert lima.processes(str(home)) == []
 
 
+CHILD = """
+import json, sys, tempfile, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from drills import Drills
+from harness import lease
+from harness.machine import lima
+from harness.machine.colima import Colima
+options = json.loads(sys.argv[1])
+places = lease.Places(*(Path(options.pop(which)) for which in ("run", "disk_places")))
+machine = Colima(places=places, **options)
+machine.start()
+def act(_):
+    lima.kill([(machine.instance.agent(), "")])
+with Drills(machine, Path(tempfile.mkdtemp(dir=places.run.parent))) as ready:
+    kept, judged = ready.trial(act)
+said = [[e.what, e.why] for e in kept if e.kind == "host" and e.what != "clock-step"]
+print(json.dumps([str(machine.home), judged.outcome.value, said]), flush=True)
+time.sleep(3600)
+"""
+
+
 def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(programs):
-    """Its VM runs on; `start` fails, `stop` does nothing; whoever is killed then leaves it to clean."""
-    code = (
-        "import sys,time,json\nfrom harness.machine.colima import Colima\nfrom harness import lease\n"
-        "from pathlib import Path\no=json.loads(sys.argv[1])\n"
-        "p=lease.Places(Path(o.pop('run')),Path(o.pop('disk')))\n"
-        f"m=Colima(memory={GIB},disk={4 * GIB},places=p,**o)\nm.start()\n"
-        "print(m.home,m.instance.agent(),flush=True)\ntime.sleep(3600)\n"
-    )
+    """Its VM runs on, and so does the container; `start` fails, `stop` does nothing. Whoever is
+    killed then leaves all of it to clean."""
     places = programs["places"]
-    options = {**programs, "run": str(places.run), "disk": str(places.disk)}
+    options = {**programs, "memory": GIB, "disk": 4 * GIB}
+    options |= {"run": str(places.run), "disk_places": str(places.disk)}
     del options["places"]
     child = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(options)], stdout=subprocess.PIPE, cwd=ROOT
-    )
-    home, agent = child.stdout.readline().split()
-    home = Path(home.decode())
-    os.kill(int(agent), signal.SIGKILL)
+        [sys.executable, "-c", CHILD, json.dumps(options), str(ROOT / "tests")],
+        stdout=subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+    home, outcome, said = json.loads(child.stdout.readline())
+    home = Path(home)
+    assert outcome == "survived"
+    ((what, why),) = said
+    assert what == "agentless"
+    assert "runs on: colima calls that Broken" in why
 
     def call(*argv):
-        return colima_call.call(("colima", *argv), home=home, user=programs["user"], deadline=120)
+        return colima_call.call(
+            ("colima", *argv), home=home, private=home, user=programs["user"], deadline=120
+        )
 
     def status():
         return colima_call.profiles(call("list", "--json").text)["w1"]["status"]
@@ -254,3 +314,40 @@ def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(progr
     assert any(str(home) in line for line in found.removed)
     assert not home.exists()
     assert lima.processes(str(home)) == []
+
+
+def test_a_sweep_over_two_memories_and_two_disks(programs, tmp_path):
+    """The small VM kills by a global OOM, the large one does not, whatever its disk."""
+    (tmp_path / "e.yaml").write_text(
+        "name: e\ncontainer:\n  image: {rootfs: busybox}\n  network: none\n  command:\n"
+        "    - sh\n    - -c\n    - |\n      mkfifo /held\n      until [ -e /go ]; do sleep 0.1; done\n"
+        '      exec awk \'BEGIN { s = "x"; while (length(s) < 33554432) s = s s;'
+        ' for (i = 0; i < 18; i++) held[i] = s; getline < "/held" }\'\n'
+        "setup: {run: touch /go}\n"
+        "pre_task:\n  timeout: 120s\n  run: |\n"
+        "    until grep -q 'VmRSS:.* 6[0-9][0-9][0-9][0-9][0-9] kB' /proc/1/status; do sleep 0.2; done\n"
+        "linger: 1s\ndeadlines: {start: 240s, create: 120s, post_mortem: 90s, trial: 600s}\n"
+    )
+    options = {"kind": "colima", **{k: v for k, v in programs.items() if k != "places" and v}}
+    (tmp_path / "m.yaml").write_text(
+        f"name: m\nexperiment: e.yaml\nmachine: {json.dumps(options)}\n"
+        "axes: {machine.memory: [512MiB, 1GiB], machine.disk: [2GiB, 3GiB]}\ntrials: {max: 1}\n"
+    )
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-m", "harness.verbs", "sweep", str(tmp_path / "m.yaml"), "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DEATHBENCH_STATE": str(programs["places"].run.parent)},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(ran.stderr, f"{time.monotonic() - began:.0f} s")
+    assert ran.returncode == 0, ran.stdout
+    rows = {
+        (cell["config"]["machine.memory"], cell["config"]["machine.disk"]): cell
+        for cell in json.loads(ran.stdout)["cells"]
+    }
+    assert len(rows) == 4
+    for (memory, _), row in rows.items():
+        if memory == 512 << 20:
+            assert (row["died"], row["hypotheses"]) == (1, {"vm-pressure": 1})
+        else:
+            assert (row["died"], row["survived"]) == (0, 1)
