@@ -310,7 +310,9 @@ def disk_full():
             },
         )
     )
-    return s.ends(3000, 0x100).over(code=1)
+    s.ends(3000, 0x100)
+    s.harness(3500, e.Logs, container=C, text="dd: No space left on device")
+    return s.over(code=1)
 
 
 def mount_readonly():
@@ -323,7 +325,8 @@ def mount_readonly():
         removed=["31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"],
         added=["31 30 8:1 /src /work ro,relatime - ext4 /dev/loop0 rw"],
     )
-    return s.ends(1000, 0x100).over(code=1)
+    s.ends(1000, 0x100)
+    return s.harness(1050, e.Logs, container=C, text="/work/x: Read-only file system").over(code=1)
 
 
 def start_refused():
@@ -557,12 +560,18 @@ def test_any_part_of_a_history_is_judged_without_an_exception(name, rng):
 
 
 def test_a_link_that_goes_down_first_is_a_reason():
-    """Its own veth switched off just before it leaves: network-lost; after it left: nothing."""
-    for down, cause in ((980, "network-lost"), (1010, "main-exit-error")):
+    """Its own veth switched off before it says that its network is gone: network-lost; after it left: nothing."""
+    words = "ping: sendto: Network is unreachable"
+    for down, said, cause in (
+        (980, words, "network-lost"),
+        (980, "", "unknown"),
+        (1010, "", "main-exit-error"),
+    ):
         story = Story().kernel(40, "docker0: port 1(veth1) entered blocking state").run()
         story.kernel(41, "docker0: port 1(veth1) entered forwarding state")
         story.kernel(down, "docker0: port 1(veth1) entered disabled state")
-        assert judged(story.ends(1000, 0x100).over(code=1)).verdict.cause == cause
+        story.ends(1000, 0x100).harness(6000, e.Logs, container=C, text=said)
+        assert judged(story.over(code=1)).verdict.cause == cause
 
 
 def test_somebody_elses_link_is_no_reason():
@@ -592,7 +601,11 @@ def test_two_triggers_of_different_hypotheses_do_not_decide():
     story.say(980, e.MountChange, source="mounts", container=C,
               removed=["31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"],
               added=["31 30 8:1 /src /work ro,relatime - ext4 /dev/loop0 rw"])  # fmt: skip
-    verdict = judged(story.ends(1000, 0x100).over(code=1)).verdict
+    story.ends(1000, 0x100)
+    assert judged(story.over(code=1)).verdict.cause == "unknown"
+    both = "can't fork: Resource temporarily unavailable\n/work/x: Read-only file system"
+    story.harness(1050, e.Logs, container=C, text=both)
+    verdict = judged(story).verdict
     assert (verdict.cause, verdict.runner_up) == ("unknown", "pids-limit")
 
 

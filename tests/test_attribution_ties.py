@@ -67,12 +67,25 @@ def test_a_second_between_a_trigger_and_an_end_may_be_a_coincidence(trigger):
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
 def test_its_last_words_tie_a_trigger_to_its_end(trigger):
-    """With its last words the same is certain; at once without words it is likely."""
+    """With its last words it is certain; without them one came after the other, however soon."""
     cause, words = TRIGGERS[trigger]
     told = verdict(left(trigger(Story().run(), 2000), log=f"hello\n{words}\n"))
     assert (told.cause, told.certainty) == (cause, Certainty.CERTAIN)
-    silent = verdict(left(trigger(Story().run(), 2950)))
-    assert (silent.cause, silent.certainty) == (cause, Certainty.LIKELY)
+    if trigger is not refused_fork:
+        silent = verdict(left(trigger(Story().run(), 2987)))
+        assert (silent.cause, silent.certainty) == ("unknown", Certainty.UNKNOWN)
+
+
+def test_a_fork_refused_to_nobody_but_its_own():
+    """Alone in its container it was refused a fork and left at once: likely. With an exec there: nobody knows whose."""
+    silent = verdict(left(refused_fork(Story().run(), 2950)))
+    assert (silent.cause, silent.certainty) == ("pids-limit", Certainty.LIKELY)
+    story = Story().run().docker(2000, "exec_start", execID="e1")
+    assert verdict(left(refused_fork(story, 2950))).cause == "unknown"
+    story = (
+        Story().run().docker(2000, "exec_start", execID="e1").docker(2500, "exec_die", execID="e1")
+    )
+    assert verdict(left(refused_fork(story, 2950))).cause == "pids-limit"
 
 
 def test_a_network_that_its_last_words_name():

@@ -193,7 +193,7 @@ DAEMON = [
         "force", ID,
     ),
     (f'level=error msg="get state for {ID}" error="context deadline exceeded: unknown"', "task-timeout", ID),
-    ('level=error msg="Failed to log msg \\"\\" for logger json-file: write /x: no space left on device"', "no-space", None),
+    ('level=error msg="Failed to log msg \\"\\" for logger json-file: write /x: no space left on device"', "unlogged", None),
     ('level=error msg="http: Accept error: accept unix /x: accept4: too many open files; retrying in 5ms"', "no-fds", None),
     ("failed to start daemon: pid file found, ensure docker is not running or delete /x", "pidfile", None),
     ("panic: runtime error: invalid memory address", "crash", None),

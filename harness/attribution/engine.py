@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.attribution.lost import daemon_starved
 from harness.attribution.senders import by_engine, deciding, kill_events
 from harness.attribution.table import Clue, Clues
 from harness.deaths import trial_end
@@ -387,6 +388,11 @@ def daemon_oom(case: Case) -> Clues:
                     Clue(v.n, "trace", f"the kernel marked {daemon.what.name} as OOM victim")
                 )
     return tuple(clues)
+
+
+def starved(case: Case) -> Clues:
+    """dockerd had crashed for want of a thread that a pids controller refused"""
+    return daemon_starved(case.history, case.at)
 
 
 def shim_first(case: Case) -> Clues:

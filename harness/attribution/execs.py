@@ -10,7 +10,14 @@ import re
 from typing import TYPE_CHECKING
 
 from harness.attribution.lastwords import NO_SPACE, SHORTAGES, not_made, short_of
-from harness.attribution.lost import daemon_victims, full_disk, lost_exit, lost_layer, start_failed
+from harness.attribution.lost import (
+    daemon_starved,
+    daemon_victims,
+    full_disk,
+    lost_exit,
+    lost_layer,
+    start_failed,
+)
 from harness.attribution.outcome import watched_alive
 from harness.attribution.sentence import plain
 from harness.attribution.standstill import standing_still
@@ -184,10 +191,12 @@ def _found(cause: str, clues: Clues) -> tuple[str, Clues]:
 
 
 def _no_dockerd(history: History, attempt: Attempt) -> tuple[str, Clues]:
-    """dockerd was not there: had the OOM killer taken it, or could it not start again?"""
+    """dockerd was not there: did the OOM killer take it, had it no thread, could it not start again?"""
     end = (attempt.end or attempt.begin) + NEAR
     if killed := daemon_victims(history, end):
         return "vm-oom-daemon", killed
+    if starved := daemon_starved(history, end):
+        return "daemon-pids-limit", starved
     if failed_start := start_failed(history, end):
         return "dockerd-start-failed", failed_start
     return "dockerd-unreachable", ()

@@ -202,7 +202,7 @@ BY_ITSELF = (
     ),
     Rule(
         cause="tmpfs-full",
-        needs=(a.bus_error, w.tmpfs_full),
+        needs=(a.bus_error, w.tmpfs_was_full),
         forbids=(s.any_user_signal, m.any_victim),
         supports=(a.fault, d.engine_die),
         path=path("tmpfs-full", "main-crashed"),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from harness.attribution.surroundings import is_full
 from harness.attribution.table import Clue, Clues
-from harness.parse.kernel import OomKill, OomKilled
+from harness.parse import container_of
+from harness.parse.kernel import ForkRejected, OomKill, OomKilled
 
 if TYPE_CHECKING:
     from harness.history import Attempt, History
@@ -73,6 +74,28 @@ def daemon_victims(history: History, until: int) -> Clues:
             words = f"the OOM killer chose {daemon.what.name} (pid {pid})"
             clues.append(Clue(n, channel, words))
     return tuple(clues)
+
+
+def daemon_starved(history: History, until: int) -> Clues:
+    """dockerd crashed for want of a thread, which a pids controller outside every container refused."""
+    said = [s for s in history.daemon_log if s.what.what == "no-threads" and s.at <= until]
+    refused = [
+        s
+        for s in history.kernel
+        if isinstance(s.what, ForkRejected)
+        and container_of(s.what.cgroup) is None
+        and any(abs(s.at - o.at) <= 10 * NEAR for o in said)
+    ]
+    if not refused:
+        return ()
+    return (
+        Clue(said[-1].n, "daemon-log", "dockerd could make no thread and crashed"),
+        Clue(
+            refused[-1].n,
+            "kernel",
+            "the kernel log says a fork was refused outside every container",
+        ),
+    )
 
 
 def start_failed(history: History, until: int) -> Clues:

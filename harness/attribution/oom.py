@@ -241,6 +241,9 @@ def _near(case: Case) -> list[Fallen]:
         for f in victims(case)
         if f.child is not False
         and case.at - f.at <= (window(case, 9) if f.child else UNRELATED)
+        # Where nobody traced, a signal may have come meanwhile: only the status of the killed,
+        # passed on, says that it left of this.
+        and (case.watched("trace") or (f.child and case.left_with == 128 + 9))
         and not _went_on(case, f)
     ]
 

@@ -146,6 +146,15 @@ DAEMONS = (
         otherwise="a dockerd that left in order, or one that nobody chose as OOM victim",
     ),
     Rule(
+        cause="daemon-pids-limit",
+        needs=(d.starved, d.gone_before, d.successor),
+        forbids=(s.by_host, s.by_inside, s.by_other_container, m.chose_main),
+        supports=(s.by_engine,),
+        path=ended("daemon-pids-limit", "dockerd-crash", "successor-kill"),
+        sender=s.sender,
+        otherwise="a dockerd that crashed of something else",
+    ),
+    Rule(
         cause="dockerd-restart",
         needs=(d.ordered_out, d.left_after),
         forbids=(s.by_host, s.by_inside, s.by_other_container, m.chose_main),

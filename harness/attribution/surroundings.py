@@ -11,7 +11,7 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness.attribution.around import SHORTLY
+from harness.attribution.around import AT_ONCE, SHORTLY
 from harness.attribution.lastwords import (
     complains,
     said_cut_off,
@@ -39,22 +39,45 @@ PROMPT = 150_000_000
 """What a main process leaves on at once, without a word, it leaves on within this."""
 
 
-def _reason(case: Case, found: Clues, said: Clues = ()) -> Clues:
-    """Of what came before its end, what can be its reason: it left at once, or says so.
+def _if(said: Clues, found: Clues) -> Clues:
+    """What came before its end, if its own words tie the two.
 
-    A second between the two may be a coincidence, and nothing but its own words tells.
+    One after the other, however soon, may be a coincidence: somebody changed its mounts, and
+    it left of something else.
     """
-    return found if said else tuple(c for c in found if case.when[c.n] >= case.at - PROMPT)
+    return found if said else ()
+
+
+def _alone(case: Case, at: int) -> bool:
+    """Was nobody in it then but what its main process had made: no exec under way?"""
+    if not case.history.active("docker", case.begin, at):
+        return False
+    under_way = set()
+    for s in case.history.engine:
+        if s.what.id == case.container and case.begin - ENGINE <= s.at <= at + ENGINE:
+            if s.what.action == "exec_start":
+                under_way.add(s.what.attributes.get("execID"))
+            elif s.what.action == "exec_die" and s.at < at - ENGINE:
+                under_way.discard(s.what.attributes.get("execID"))
+    return not under_way
 
 
 # --- limits ------------------------------------------------------------------------
 
 
 def fork_refused(case: Case) -> Clues:
-    """its pids limit refused a fork just before"""
+    """its pids limit refused a fork just before, and it says so or was alone and left at once"""
     if not _own_pids_limit(case):
         return ()
-    return _reason(case, any_fork_refused(case), said_no_fork(case))
+    found = any_fork_refused(case)
+    if said_no_fork(case):
+        return found
+    # Without a word: it was refused to its own processes, it left at once, and nothing else was.
+    begin = case.at - PROMPT
+    others = (mounts_changed, lost_interface, storage_error, disk_was_full, tmpfs_was_full)
+    if any(look(case) for look in others):
+        return ()
+    return tuple(c for c in found if case.when[c.n] >= begin and _alone(case, case.when[c.n]))
 
 
 def _own_pids_limit(case: Case) -> bool:
@@ -114,15 +137,28 @@ def is_full(disk: dict[str, int]) -> str | None:
 
 
 def disk_full(case: Case) -> Clues:
-    """a file system of the engine had just become full"""
+    """a file system of the engine had just become full, and it says so or could not be heard"""
     full = disk_was_full(case)
-    if not full or said_no_space(case):
+    said = said_no_space(case)
+    if not full or said:
         return full
+    if not (unheard := _unheard(case)):
+        return ()
+    full = tuple({c.n: c for c in (*full, *unheard)}.values())
     # Full already at a look well before the end: then it was not what it left because of.
     early = [d for d in _disks(case) if d[0] < case.at - SHORTLY and d[0] >= case.begin]
     if early and any(is_full(d[3]) is not None for d in early[-1:]):
         return ()
     return full
+
+
+def _unheard(case: Case) -> Clues:
+    """What was printed when it left was not kept: there was no room for it either."""
+    return tuple(
+        Clue(s.n, "daemon-log", "dockerd had no room for what a container printed")
+        for s in case.history.daemon_log
+        if s.what.what == "unlogged" and abs(s.at - case.at) <= AT_ONCE
+    )[:1]
 
 
 def disk_was_full(case: Case) -> Clues:
@@ -143,7 +179,8 @@ def disk_was_full(case: Case) -> Clues:
     clues += [
         Clue(s.n, "daemon-log", "dockerd says that no space is left")
         for s in case.history.daemon_log
-        if s.what.what == "no-space" and case.at - 10 * 10**9 <= s.at <= case.at + 2 * 10**9
+        if s.what.what in ("no-space", "unlogged")
+        and case.at - 10 * 10**9 <= s.at <= case.at + 2 * 10**9
     ][:2]
     return tuple(clues)
 
@@ -239,6 +276,8 @@ def tmpfs_full(case: Case) -> Clues:
     clue, size = found
     if said := said_no_space(case):
         return (clue, *said)
+    if not _alone(case, case.at):
+        return ()
     used = sorted(
         (
             s
@@ -299,25 +338,25 @@ def mounts_changed(case: Case) -> Clues:
 
 
 def became_read_only(case: Case) -> Clues:
-    """one of its mounts had just become read-only"""
+    """one of its mounts had just become read-only, and it says so"""
     found = tuple(
         Clue(s.n, "mounts", f"its mount {new.point} became read-only")
         for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for new in come
         if new.read_only and any(old.point == new.point and not old.read_only for old in gone)
     )
-    return _reason(case, found, said_read_only(case))
+    return _if(said_read_only(case), found)
 
 
 def lost_mount(case: Case) -> Clues:
-    """one of its mounts had just been taken away"""
+    """one of its mounts had just been taken away, and it says that something is missing"""
     found = tuple(
         Clue(s.n, "mounts", f"its mount {old.point} was taken away")
         for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for old in gone
         if not any(new.point == old.point for new in come)
     )
-    return _reason(case, found, said_missing(case))
+    return _if(said_missing(case), found)
 
 
 def own_mount_change(case: Case) -> Clues:
@@ -334,14 +373,14 @@ def own_mount_change(case: Case) -> Clues:
 
 
 def source_deleted(case: Case) -> Clues:
-    """the source of one of its mounts had just been deleted"""
+    """the source of one of its mounts had just been deleted, and it says that something is missing"""
     found = tuple(
         Clue(s.n, "mounts", f"the source of its mount {new.point} was deleted")
         for s, gone, come in _changes(case, case.at - _lately(case), case.at)
         for new in come
         if new.deleted and any(old.point == new.point and not old.deleted for old in gone)
     )
-    return _reason(case, found, said_missing(case))
+    return _if(said_missing(case), found)
 
 
 def lost_interface(case: Case) -> Clues:
@@ -368,22 +407,24 @@ def lost_interface(case: Case) -> Clues:
 
 def layer_gone(case: Case) -> Clues:
     """the writable layer of its root file system had been deleted"""
+    # It is looked for once more right after the end; only a removal takes it away in order.
+    removed = min((s.at for s in case.engine("destroy")), default=case.at + SHORTLY)
     return tuple(
         Clue(s.n, "mounts", "the writable layer of its root file system is gone")
         for s in case.history.mounts
-        if s.what.container == case.container and "upperdir" in s.what.gone and s.at <= case.at
+        if s.what.container == case.container and "upperdir" in s.what.gone and s.at < removed
     )[:1]
 
 
 def layer_missed(case: Case) -> Clues:
-    """the writable layer of its root file system was gone, and it left at once or says so"""
-    return _reason(case, layer_gone(case), said_missing(case))
+    """the writable layer of its root file system was gone, and it says that something is missing"""
+    return _if(said_missing(case), layer_gone(case))
 
 
 def cut_off(case: Case) -> Clues:
-    """it had lost a network interface, and left at once or says so"""
+    """it had lost a network interface, and says so"""
     said = said_cut_off(case)
-    found = _reason(case, lost_interface(case), said)
+    found = _if(said, lost_interface(case))
     return (*found, *said) if found else ()
 
 
@@ -432,8 +473,8 @@ def _link(seen: Seen[Any], what: LinkState) -> Seen[LinkState]:
 
 
 def storage_failed(case: Case) -> Clues:
-    """the storage under one of its mounts reported an error, and it left at once or says so"""
-    return _reason(case, storage_error(case), complains(case))
+    """the storage under one of its mounts reported an error, and it says so"""
+    return _if(complains(case), storage_error(case))
 
 
 def storage_error(case: Case) -> Clues:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE", "CouldNot", "Done", "Injector", "refuse"]
 
-_VM_ONLY = frozenset({"clock-step", "power-cut"})
+_VM_ONLY = frozenset({"clock-step", "power-cut", "suspend"})
 _VMS = frozenset({"vm", "colima"})
 # An overlap is remount, delay and pre-task at once.
 _AT_ONCE = {"overlap": ("remount", "delay", "pre-task")}

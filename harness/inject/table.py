@@ -367,6 +367,15 @@ def _power_cut(scene: Scene, what: Injection) -> None:
     cut()
 
 
+def _suspend(scene: Scene, what: Injection) -> None:
+    machine: Any = scene.machine
+    if getattr(machine, "freeze", None) is None:
+        raise CouldNot(f"a {scene.machine.kind} does not stand still by itself")
+    undo = scene.undo("suspend", machine.thaw)
+    machine.freeze()
+    scene.later(what.seconds or 0, undo)
+
+
 def _command(scene: Scene, what: Injection) -> dict[str, Any]:
     result = scene.machine.root(tuple(what.run or ()), deadline=what.seconds or 60.0)
     return {
@@ -411,5 +420,6 @@ TABLE: dict[str, Row] = {
     "files-exhaustion": _files,
     "clock-step": _clock_step,
     "power-cut": _power_cut,
+    "suspend": _suspend,
     "command": _command,
 }

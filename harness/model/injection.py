@@ -81,6 +81,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "clock-step": _action("the machine's wall clock jumps by `step` (vm only)", "step"),
     "power-cut": _action("the machine loses its power (vm only)"),
+    "suspend": _action("the machine stands still for seconds (vm only)", "seconds"),
     "command": _action("a command as root on the machine", "run", "seconds"),
 }
 
@@ -116,7 +117,7 @@ class Injection(Noun):
         "containerd-hang", "containerd-restart", "shim-kill", "shim-hang", "fill-disk",
         "fill-inodes", "fill-tmpfs", "unmount", "unmount-lazy", "remount-read-only",
         "delete-source", "replace-source", "freeze", "memory-hog", "cpu-hog",
-        "pids-exhaustion", "files-exhaustion", "clock-step", "power-cut", "command",
+        "pids-exhaustion", "files-exhaustion", "clock-step", "power-cut", "suspend", "command",
     ]  # fmt: skip
     signal: Annotated[Text | None, Field(pattern=r"^(SIG)?[A-Z0-9+]+$")] = None
     sender: Literal["host", "sibling", "inside"] | None = None

@@ -30,7 +30,7 @@ class DaemonFact:
 
     what: signal (its own order to leave) · starting · ready · loading · loaded · shutdown ·
     force (grace expired) · stuck · containerd-died · containerd-started · shim-gone ·
-    task-timeout · no-space · no-fds · crash · pidfile · reload · start-failed · api-call.
+    task-timeout · no-space · unlogged · no-fds · no-threads · crash · pidfile · reload · start-failed · api-call.
     """
 
     what: str
@@ -41,6 +41,10 @@ class DaemonFact:
 
 _PAIR = re.compile(r'(?P<key>[\w.-]+)=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"]*))(?=\s|$)')
 _ID = re.compile(r"[0-9a-f]{64}")
+_NO_THREAD = re.compile(
+    r"runtime/cgo: pthread_create failed: Resource temporarily unavailable"
+    r"|runtime: failed to create new OS thread \(have \d+ already; errno=11\)"
+)
 _CRASH = re.compile(r"(?:panic|fatal error|SIG[A-Z]{2,8}): .*", re.DOTALL)
 
 
@@ -108,7 +112,7 @@ _MESSAGES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"shim disconnected", "shim-gone"),
         (r"cleaning up after shim disconnected", "shim-gone"),
         (r"get state for (?P<d>[0-9a-f]{64})", "task-timeout"),
-        (r"Failed to log msg .* for logger (?P<d>[\w-]+): .*no space left on device", "no-space"),
+        (r"Failed to log msg .* for logger (?P<d>[\w-]+): .*no space left on device", "unlogged"),
         (r"http: Accept error: .*accept4: too many open files.*", "no-fds"),
         (r"failed to start daemon: pid file found.*", "pidfile"),
         (r"failed to start daemon: .*", "start-failed"),
@@ -122,6 +126,8 @@ def parse_daemon(text: str) -> DaemonFact | None:
     record = parse_record(text)
     if record is None:
         bare = text.strip()
+        if _NO_THREAD.fullmatch(bare):
+            return DaemonFact("no-threads", None, bare[:200])
         if _CRASH.fullmatch(bare):
             return DaemonFact("crash", None, bare[:200])
         if bare.startswith("failed to start daemon: "):

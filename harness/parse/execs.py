@@ -60,7 +60,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("no-permission", r"permission denied while trying to connect to the Docker daemon"),
     ("no-memory", r"possibly OOM-killed|OOM-killed \(memory limit too low\?\)"),
     ("no-allocation", r"cannot allocate memory"),
-    ("no-pids", r"fork/exec .{1,300}resource temporarily unavailable"),
+    ("no-pids", r"fork/exec (?P<d>\S{1,300}): resource temporarily unavailable"),
     ("bad-user", r"unable to find (?:user|group) (?P<d>[^:]+): no matching entries in (?:passwd|group) file"),
     ("cwd-outside", r"current working directory is outside of container mount namespace root"),
     ("bad-cwd", r'chdir to cwd \("(?P<d>.*?)"\) set in config\.json failed'),

@@ -220,6 +220,8 @@ class Namespaces:
                     "mounts", "mounts", at, container=watched.id, added=added, removed=removed
                 )
         space.unsettled = None
+        # The engine leaves the layer where it is for as long as the container is not removed.
+        self.layer(watched, space)
         self.release(space)
 
     def snapshot(self, watched: Watched) -> None:
@@ -227,6 +229,9 @@ class Namespaces:
         space = self.spaces.get(watched.id)
         if space is None or watched.main is None or watched.main.dead:
             return
+        if space.said:
+            # What has changed since the last look is said as a change, or nobody hears of it.
+            self.read(watched, space, say=True)
         space.said, space.network = False, None
         self.read(watched, space, say=True)
 

@@ -374,7 +374,10 @@ class Workshop:
                 "a larger machine, or a smaller container.memory_reservation",
             )  # fmt: skip
         for index, injection in enumerate(experiment.inject):
-            if injection.what in {"clock-step", "power-cut"} and machine.kind in {"pen", "host"}:
+            if injection.what in {"clock-step", "power-cut", "suspend"} and machine.kind in {
+                "pen",
+                "host",
+            }:
                 say(
                     tree, ("inject", str(index), "what"), f"inject.{index}.what",
                     f"a {machine.kind} shares its clock and its power with this host",
