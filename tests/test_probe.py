@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the probe runs 
 if sys.platform == "linux":
     from harness import events
     from harness.machine import ProbeSite
-    from harness.probe import cgroups, clocks, deaths, docker, kernel, lineage, logs, tracefs
+    from harness.probe import cgroups, clocks, deaths, docker, kernel, lineage, logs, ring, tracefs
     from harness.probe import namespaces as spaces
     from harness.probe.loop import Loop
     from harness.probe.out import HARD, SOFT, Bucket, Out
@@ -203,17 +203,23 @@ class Line:
         self.text = rest
 
 
-def newborn(maker, child, name="x"):
-    return Line("task_newtask", f"pid={child} comm={name} clone_flags=1200011 oom_score_adj=0",
-                tid=maker, tgid=maker)  # fmt: skip
+def newborn(maker, child, name="x", flags=0x1200011):
+    return (5, 0, maker, ring.NEW, (child, name.encode() + b"\0", flags, 0))
 
 
-def gone(pid):
-    return Line("sched_process_exit", f"comm=x pid={pid} prio=120 group_dead=true", tid=pid)
+def gone(pid, last=1):
+    return (5, 0, pid, ring.EXIT, (pid, b"x\0", 120, last))
+
+
+def became(pid, path):
+    return (5, 0, pid, ring.EXEC, (pid, path.encode() + b"\0", pid))
 
 
 def table(loop, out):
-    return lineage.Lineage(loop, out, lambda what, task, line: None)
+    return lineage.Lineage(loop, out, lambda what, task, record: None)
+
+
+EMPTY = SimpleNamespace(take=lambda budget: [], overruns=lambda: 0)
 
 
 def test_lineage_answers_for_the_dead_and_forgets_the_oldest(loop, out, monkeypatch):
@@ -230,11 +236,11 @@ def test_lineage_answers_for_the_dead_and_forgets_the_oldest(loop, out, monkeypa
     assert [a["pid"] for a in one.ancestors(last)] == [4_000_001]
 
 
-def test_the_dead_whose_end_was_lost_are_swept_out(loop, out, monkeypatch, pipe):
+def test_the_dead_whose_end_was_lost_are_swept_out(loop, out, monkeypatch):
     """After an overrun the table asks who lives; the living and the remembered dead stay."""
     monkeypatch.setattr(lineage, "CROWD", 50)
     one = table(loop, out)
-    one.instance = instance(pipe)
+    one.instance = EMPTY
     one.adopt(os.getpid(), "me", None)
     for pid in range(4_200_000, 4_200_100):
         one.take(newborn(4_000_000, pid))
@@ -243,10 +249,10 @@ def test_the_dead_whose_end_was_lost_are_swept_out(loop, out, monkeypatch, pipe)
     assert set(one.tasks) == {os.getpid(), 4_200_099}
 
 
-def test_a_flood_of_forks_whose_ends_are_lost_leaves_a_bounded_table(loop, out, pipe):
+def test_a_flood_of_forks_whose_ends_are_lost_leaves_a_bounded_table(loop, out):
     """Three hundred thousand births in batches, the tracer losing every end: the table stays small."""
     one = table(loop, out)
-    one.instance = instance(pipe)
+    one.instance = EMPTY
     most = 0
     for batch in range(100):
         for n in range(3000):
@@ -294,6 +300,52 @@ def test_children_live_in_their_makers_container(loop, out):
     one.adopt(4_000_001, "runc", ID)
     one.take(newborn(4_000_001, 4_000_002))
     assert one.tasks[4_000_002].container == ID
+
+
+def test_a_thread_s_child_is_its_process_s(loop, out):
+    """The tracer names the thread that forked; the maker is its process, also after both are gone."""
+    one = table(loop, out)
+    one.take(newborn(4_000_000, 4_000_001, "runc"))
+    one.take(newborn(4_000_001, 4_000_002, "runc", flags=0x3D0F00 | lineage.CLONE_THREAD))
+    one.take(newborn(4_000_002, 4_000_003, "runc:[1:CHILD]"))
+    one.take(gone(4_000_002))
+    one.take(gone(4_000_001))
+    assert one.tasks[4_000_003].maker == 4_000_001
+    assert set(one.tasks) == {4_000_001, 4_000_003}
+    one.take(newborn(4_000_000, 4_000_002))  # the number again, a process now
+    one.take(newborn(4_000_002, 4_000_004))
+    assert one.tasks[4_000_004].maker == 4_000_002
+
+
+def test_a_living_thread_that_was_never_seen_born_is_looked_up(loop, out):
+    """Threads from before the start are asked for in /proc once."""
+    one, free = table(loop, out), threading.Event()
+    thread = threading.Thread(target=free.wait)
+    thread.start()
+    try:
+        one.take(newborn(thread.native_id, 4_000_001))
+    finally:
+        free.set()
+        thread.join()
+    assert one.tasks[4_000_001].maker == os.getpid()
+
+
+def test_a_first_thread_that_leaves_alone_ends_nothing(loop, out):
+    """group_dead says that others of its process live on; None (an older kernel) says nothing."""
+    one = table(loop, out)
+    for pid in (4_000_001, 4_000_002):
+        one.take(newborn(4_000_000, pid))
+    one.take(gone(4_000_001, last=0))
+    one.take(gone(4_000_002, last=None))
+    assert (one.tasks[4_000_001].ended, one.tasks[4_000_002].ended) == (None, 5)
+
+
+def test_a_program_names_its_process_as_the_kernel_does(loop, out):
+    """The last part of the path, cut at fifteen bytes; the whole path is kept."""
+    one = table(loop, out)
+    one.take(became(4_000_001, "/usr/bin/containerd-shim-runc-v2"))
+    task = one.tasks[4_000_001]
+    assert (task.name, task.program) == ("containerd-shim", "/usr/bin/containerd-shim-runc-v2")
 
 
 def test_a_move_read_before_the_birth_is_kept(loop, out):

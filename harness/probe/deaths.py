@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SIGNALS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 24, 25, 28, 29, 30, 31)
 # From 34 on they are the programs' own (the C library keeps 32 and 33 for its threads).
 REAL_TIME = 34
+CHLD = 17
 SI_KERNEL = 128
 SIGKILL = 9
 FILTER_ROOM = 4000  # a filter is one write of less than a page
@@ -87,7 +88,9 @@ class Deaths:
         if root is None:
             return
         self.instance = tracefs.Instance(root, name, 1024)
+        # CHLD first: every process's end sends one, and the filter need look no further.
         wanted = "||".join(["sig==%d" % number for number in SIGNALS] + ["sig>=%d" % REAL_TIME])
+        wanted = "sig!=%d&&(%s)" % (CHLD, wanted)
         on = {
             "signal_generate": self.instance.enable("signal/signal_generate", wanted),
             "mark_victim": self.instance.enable("oom/mark_victim"),

@@ -3,7 +3,7 @@
 Rule: the table learns from tracefs instance B in batches (nobody is woken for a fork),
 from one look at /proc at the start, and from cgroup moves. It answers who a sender was
 after the sender has gone, and which container a process belonged to. It forgets the
-oldest dead, never the living.
+oldest dead, never the living. The tracer names threads; the table knows whose they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import collections
 import re
 from typing import TYPE_CHECKING
 
-from . import linux, tracefs
+from . import linux, ring
 from .linux import boot
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .loop import Loop
     from .out import Out
-    from .tracefs import Line
+    from .ring import Record
 
 BUDGET = 10_000_000
 """Nanoseconds a batch may take; what is over waits in the kernel's buffer, or is lost there."""
@@ -30,11 +30,6 @@ CROWD = 3 * DEAD
 """By how many the table may grow before it is held against who lives."""
 CLONE_THREAD = 0x10000
 CONTAINER = re.compile(r"(?:/|docker-)([0-9a-f]{64})(?=\.scope|/|$)")
-
-_NEWTASK = re.compile(r"^pid=(\d+) comm=(.*) clone_flags=([0-9a-f]+) oom_score_adj=", re.S)
-_FORK = re.compile(r"^comm=(.*) pid=(\d+) child_comm=(.*) child_pid=(\d+)$", re.S)
-_EXEC = re.compile(r"^filename=(.*) pid=(\d+) old_pid=(\d+)$", re.S)
-_EXIT = re.compile(r"^comm=(.*) pid=(\d+) prio=", re.S)
 
 
 def container_of(path: str) -> Optional[str]:
@@ -64,41 +59,31 @@ class Task:
 
 
 class Lineage:
-    def __init__(self, loop: Loop, out: Out, on_task: Callable[[str, Task, Line], None]) -> None:
-        """on_task(what, task, line): what is fork | exec | exit."""
+    def __init__(self, loop: Loop, out: Out, on_task: Callable[[str, Task, Record], None]) -> None:
+        """on_task(what, task, record): what is fork | exec | exit."""
         self.loop, self.out, self.on_task = loop, out, on_task
         self.tasks: Dict[int, Task] = {}
+        # Of processes with several: thread → process. A first thread has its process's number.
+        self.threads: Dict[int, int] = {}
         self.dead: Deque[Task] = collections.deque()
-        self.instance: Optional[tracefs.Instance] = None
-        self.forks: Optional[str] = None
+        self.instance: Optional[ring.Ring] = None
         self.read_until = boot()
         self.blind_since: Optional[int] = None
         self.blind_lost = 0
         self.kept = 0
-        self.count = 0
 
     def start(self, root: Optional[str], name: str) -> None:
         """Instance B; without tracefs the table still has what /proc says."""
         if root is None:
             self.out.source("lineage", "partial", "no tracefs: only what /proc shows when asked")
         else:
-            self.instance = tracefs.Instance(root, name, 4096)
-            # A new thread is no new process: task_newtask can leave them out, fork cannot.
-            if self.instance.enable("task/task_newtask", "!(clone_flags & %d)" % CLONE_THREAD):
-                self.forks = "task_newtask"
-            elif self.instance.enable("sched/sched_process_fork"):
-                self.forks = "sched_process_fork"
-            execs = self.instance.enable("sched/sched_process_exec")
-            exits = self.instance.enable("sched/sched_process_exit")
-            if self.forks and execs and exits:
-                self.out.source("lineage", "active")
+            self.instance = ring.Ring(root, name, 4096)
+            events = ("task/" + ring.NEW, "sched/" + ring.EXEC, "sched/" + ring.EXIT)
+            missing = [event for event in events if not self.instance.follow(event)]
+            if missing:
+                self.out.source("lineage", "partial", "no tracepoint " + ", ".join(missing))
             else:
-                self.out.source(
-                    "lineage",
-                    "partial",
-                    "a tracepoint is missing: fork %s, exec %s, exit %s"
-                    % (self.forks, execs, exits),
-                )
+                self.out.source("lineage", "active")
         self.look()
 
     def look(self) -> None:
@@ -152,8 +137,8 @@ class Lineage:
     def drain(self, budget: int = BUDGET) -> None:
         if self.instance is None:
             return
-        for line in self.instance.read(budget):
-            self.take(line)
+        for record in self.instance.take(budget):
+            self.take(record)
         lost = self.instance.overruns()
         now = boot()
         if lost:
@@ -167,69 +152,75 @@ class Lineage:
             )
             self.blind_since, self.blind_lost = None, 0
         self.read_until = now
-        if len(self.tasks) > self.kept + CROWD:
+        if len(self.tasks) + len(self.threads) > self.kept + CROWD:
             self.sweep()
             self.kept = len(self.tasks)
 
     def sweep(self) -> None:
         """Ends that were lost in an overrun leave the dead among the living: ask who lives."""
         living = set(linux.pids())
+        self.threads.clear()  # a thread that is asked for is looked up again
         for pid, task in list(self.tasks.items()):
             if task.ended is None and pid not in living:
                 del self.tasks[pid]
 
-    def take(self, line: Line) -> None:
-        self.count += 1
-        if line.event == "sched_process_exit":
-            match = _EXIT.match(line.rest)
-            pid = int(match.group(2)) if match else line.tid
+    def take(self, record: Record) -> None:
+        t, _, tid, event, values = record
+        pid = values[0]
+        if event == ring.EXIT:
             task = self.tasks.get(pid)
-            # The first thread may leave before the others: the process lives on.
-            if task is None or task.ended is not None or "group_dead=false" in line.rest:
+            if self.threads.pop(pid, None) is not None:
                 return
-            task.ended = line.t
-            task.name = line.comm
+            # The first thread may leave before the others: the process lives on.
+            if task is None or task.ended is not None or values[3] == 0:
+                return
+            task.ended = t
+            task.name = ring.text_of(values[1])
             self.dead.append(task)
             if len(self.dead) > DEAD:
                 old = self.dead.popleft()
                 if self.tasks.get(old.pid) is old:
                     del self.tasks[old.pid]
-            self.on_task("exit", task, line)
-        elif line.event == "sched_process_exec":
-            match = _EXEC.match(line.rest)
-            if match:
-                task = self.tasks.get(int(match.group(2)))
-                if task is None:
-                    task = self.tasks[int(match.group(2))] = Task(int(match.group(2)), None, "")
-                task.program = match.group(1)[:200]
-                task.name = line.comm
-                self.on_task("exec", task, line)
+            self.on_task("exit", task, record)
+        elif event == ring.EXEC:
+            task = self.tasks.get(pid)
+            if task is None:
+                task = self.tasks[pid] = Task(pid, None, "")
+            task.program = ring.text_of(values[1])[:200]
+            task.name = ring.program_name(values[1])
+            self.on_task("exec", task, record)
+        elif values[2] & CLONE_THREAD:
+            self.threads[pid] = self.process(tid)
         else:
-            self.born(line)
+            self.born(record)
 
-    def born(self, line: Line) -> None:
-        if line.event == "task_newtask":
-            match = _NEWTASK.match(line.rest)
-            child = int(match.group(1)) if match else None
-            name = match.group(2) if match else ""
-        else:
-            match = _FORK.match(line.rest)
-            child = int(match.group(4)) if match else None
-            name = match.group(3) if match else ""
-        if child is None:
-            return
-        maker = line.tgid or line.tid
-        parent = self.tasks.get(maker) or self.tasks.get(line.tid)
-        if line.event == "sched_process_fork" and parent is None:
-            parent = self.from_proc(maker)
+    def process(self, tid: int) -> int:
+        """The process that a thread belongs to; the thread's own number when nobody knows."""
+        owner = self.threads.get(tid)
+        if owner is not None:
+            return owner
+        task = self.tasks.get(tid)
+        if task is not None and task.ended is None:
+            return tid
+        leader = (linux.status_fields(tid) or {}).get("Tgid", "")
+        if leader.isdigit() and int(leader) != tid:
+            self.threads[tid] = int(leader)
+            return int(leader)
+        return tid
+
+    def born(self, record: Record) -> None:
+        t, _, tid, _, (child, name, *_) = record
+        self.threads.pop(child, None)
+        maker = self.process(tid)
+        parent = self.tasks.get(maker)
         known = self.tasks.get(child)
         container = parent.container if parent else None
         if known is not None and known.ended is None and known.born is None and known.maker is None:
             # The cgroup move of this process was read (at once) before its birth (in a batch).
             container = known.container or container
-        task = Task(child, maker, name, container, born=line.t)
+        task = Task(child, maker, ring.text_of(name), container, born=t)
         self.tasks[child] = task
-        self.on_task("fork", task, line)
+        self.on_task("fork", task, record)
 
     def stop(self) -> None:
         if self.instance is not None:

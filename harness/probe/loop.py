@@ -78,9 +78,14 @@ class Loop:
         )
 
     def every(self, seconds: float, callback: Callable[..., Any], source: str) -> None:
-        """Regularly (`slow` times less often); a turn that comes late is not made up for."""
+        """Regularly (`slow` times less often); a turn that comes late is not made up for.
+
+        At whole multiples of the time: what is due as often, or half as often, is due
+        together, and wakes us once.
+        """
         step = int(seconds * 1e9)
-        heapq.heappush(self.timers, (boot() + step, next(self.order), callback, source, step))
+        due = (boot() // step + 1) * step
+        heapq.heappush(self.timers, (due, next(self.order), callback, source, step))
 
     # --- calls that may block ---
 
@@ -171,7 +176,7 @@ class Loop:
                 due, _, callback, source, step = heapq.heappop(self.timers)
                 self._call(callback, (), source)
                 if step:
-                    due = max(due + step * self.slow, boot())
+                    due = (max(due, boot()) // step + self.slow) * step
                     heapq.heappush(self.timers, (due, next(self.order), callback, source, step))
             self.out.flush()
 

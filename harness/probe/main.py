@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import linux, tracefs
+from . import linux, ring, tracefs
 from .cgroups import Hierarchies
 from .clocks import Clocks
 from .commands import Commands
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from .lineage import Task
-    from .tracefs import Line
+    from .ring import Record
 
 VERSION = 1
 NAME = "deathbench-prob"
@@ -53,7 +53,7 @@ DEAR, GREEDY = 0.1, 0.4
 SLOWEST = 16
 WHOLE = 2_000_000_000
 """Nanoseconds a barrier may take to empty a source."""
-BATCH = 0.05
+BATCH = 0.1
 """Seconds between readings of what is frequent. A death or a sender reads it at once."""
 _FAR = "this is not the kernel's first PID namespace: "
 FOREIGN = {
@@ -237,24 +237,16 @@ class Probe:
             return True
         return container in self.watch.all
 
-    def task(self, what: str, task: Task, line: Line) -> None:
+    def task(self, what: str, task: Task, record: Record) -> None:
         """Lineage read a fork, exec or exit."""
         if what == "exec":
-            self.daemons.executed(task.pid, line.comm)
-            self.syscalls.executed(task.pid, line.comm)
+            self.daemons.executed(task.pid, task.name)
+            self.syscalls.executed(task.pid, task.name)
         watched = self.watch.all.get(task.container or "")
         if watched is not None:
             # Kept, not sent: only a death makes the last of them worth reading.
-            watched.ring.append(
-                {
-                    "kind": "trace",
-                    "source": "lineage",
-                    "t": line.t,
-                    "instance": "B",
-                    "text": line.text,
-                    "tgid": line.tgid,
-                }
-            )
+            maker = task.maker if what == "fork" else task.pid
+            watched.ring.append(lambda: _traced(record, maker))
 
     def exited(self, pid: int, status: Optional[int], fields: Dict[str, Any], t: int) -> None:
         """The proc connector read an end."""
@@ -275,7 +267,7 @@ class Probe:
             self.out.emit("proc", "proc", t, **fields)
         else:
             # A child that ends well is told with the death, if one comes.
-            watched.ring.append(dict(fields, kind="proc", source="proc", t=t))
+            watched.ring.append(lambda: dict(fields, kind="proc", source="proc", t=t))
 
     def drain_all(self) -> None:
         self.deaths.drain()
@@ -329,6 +321,18 @@ class Probe:
                     self.out.source("probe", "partial", "leaving: %s" % error)
             os.set_blocking(1, True)
             self.out.flush()
+
+
+def _traced(record: Record, process: Optional[int]) -> Dict[str, Any]:
+    """As an event; process: whose thread it was that ran."""
+    return {
+        "kind": "trace",
+        "source": "lineage",
+        "t": record[0],
+        "instance": "B",
+        "text": ring.line(record),
+        "tgid": process,
+    }
 
 
 def prepare() -> List[str]:

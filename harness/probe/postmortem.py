@@ -91,8 +91,8 @@ class PostMortem:
         for watched in pending:
             ring = list(watched.ring)
             watched.ring.clear()
-            for fields in ring:
-                self.out.emit(**fields)
+            for said in ring:
+                self.out.emit(**said())
         at, files, of = self.last
         ids = [watched.id for watched in pending]
         if boot() - at <= SHARE:

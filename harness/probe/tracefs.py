@@ -94,9 +94,11 @@ class Line:
 
 
 class Instance:
-    """One tracing instance with its own ring buffer, clock boottime."""
+    """One tracing instance with its own ring buffer, clock boottime; read as lines, or not."""
 
-    def __init__(self, root: str, name: str, kib: int, clock: str = "boot") -> None:
+    def __init__(
+        self, root: str, name: str, kib: int, clock: str = "boot", lines: bool = True
+    ) -> None:
         self.path = "%s/instances/%s" % (root, name)
         os.mkdir(self.path)
         self.pipe = -1
@@ -115,9 +117,10 @@ class Instance:
                     self.write(file, text)
                 except OSError:
                     continue  # older kernels lack it and behave so anyway
-            self.pipe = os.open(
-                self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            if lines:
+                self.pipe = os.open(
+                    self.path + "/trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                )
         except OSError:
             self.remove()
             raise

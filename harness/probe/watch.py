@@ -53,7 +53,8 @@ class Watched:
         self.main: Optional[Main] = None
         self.path = ""
         self.groups: List[Group] = []
-        self.ring: Deque[Dict[str, Any]] = collections.deque(maxlen=RING)
+        # What becomes an event only when it dies.
+        self.ring: Deque[Callable[[], Dict[str, Any]]] = collections.deque(maxlen=RING)
         self.search_until = 0
         self.searching = False
         self.deaths = 0
