@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from stories import BASE, C, Story
 GIB = 1 << 30
 NEW = """
   --cpus int
-  --mount strings
+  -V, --mount strings        directories to mount, suffix ':w' for writable, disable with 'none'
   --binfmt
   --activate
   --ssh-config
@@ -43,6 +44,10 @@ NEW = """
 """
 
 
+def arguments(wish, offered):
+    return colima_start.arguments(wish, offered, nothing="/empty")
+
+
 def value(argv, flag):
     return argv[argv.index(flag) + 1]
 
@@ -50,15 +55,13 @@ def value(argv, flag):
 def test_flags_follow_what_it_offers():
     """An older colima says --cpu and lacks some flags; memory arrives as a binary fraction."""
     wish = Wish(memory=1300 << 20, cpus=1, disk=4 * GIB)
-    new = colima_start.arguments(wish, NEW)
+    new = arguments(wish, NEW)
     assert value(new, "--memory") == "1.26953125"
     assert (value(new, "--cpus"), value(new, "--mount")) == ("1", "none")
     assert value(new, "--port-forwarder") == "none"
     assert {"--binfmt=false", "--activate=false", "--ssh-config=false", "--template=false",
             "--save-config=false"} <= set(new)  # fmt: skip
-    old = colima_start.arguments(
-        wish, "--cpu int --mount --activate\n --port-forwarder  (ssh, grpc)"
-    )
+    old = arguments(wish, "--cpu int --mount --activate\n --port-forwarder  (ssh, grpc)")
     assert "--cpus" not in old
     assert value(old, "--cpu") == "1"
     assert not {"--save-config=false", "--port-forwarder"} & set(old)
@@ -73,24 +76,49 @@ def test_the_users_choices_are_flags(tmp_path):
     )  # fmt: skip
     offered = NEW + "\n -t, --vm-type string\n --mount-type string"
     if sys.platform == "darwin":
-        argv = colima_start.arguments(wish, offered)
+        argv = arguments(wish, offered)
         assert (value(argv, "--vm-type"), value(argv, "--mount-type")) == ("vz", "virtiofs")
     else:
         with pytest.raises(EnvironmentInvalid, match="virtiofs"):
-            colima_start.arguments(wish, offered)
-    argv = colima_start.arguments(Wish(mounts=(mount,), flags=("--x", "1"), disk_image="/i"), NEW)
+            arguments(wish, offered)
+    argv = arguments(Wish(mounts=(mount,), flags=("--x", "1"), disk_image="/i"), NEW)
     assert value(argv, "--mount") == mount
     assert argv[-5:] == ["--disk-image", "/i", "--force-disk-image", "--x", "1"]
     with pytest.raises(EnvironmentInvalid, match="--vm-type"):
-        colima_start.arguments(Wish(vm_type="vz"), NEW)
+        arguments(Wish(vm_type="vz"), NEW)
     with pytest.raises(EnvironmentInvalid, match="no directory"):
-        colima_start.arguments(Wish(mounts=(f"{tmp_path}/none:w",)), NEW)
-    assert "--vm-type" not in colima_start.arguments(Wish(vm_type="qemu"), NEW)
+        arguments(Wish(mounts=(f"{tmp_path}/none:w",)), NEW)
+    assert "--vm-type" not in arguments(Wish(vm_type="qemu"), NEW)
+
+
+def test_an_older_colima_is_not_asked_for_what_it_does_not_know():
+    """Before 0.10 nothing but another directory keeps the home from being mounted; 0.5 has whole GiB."""
+    old = """
+  -m, --memory int    memory in GiB (default 2)
+  -V, --mount strings directories to mount, suffix ':w' for writable
+"""
+    assert value(arguments(Wish(), old), "--mount") == "/empty"
+    assert value(arguments(Wish(), NEW), "--mount") == "none"
+    assert value(arguments(Wish(memory=2 * GIB), old), "--memory") == "2"
+    with pytest.raises(EnvironmentInvalid, match="whole GiB"):
+        arguments(Wish(memory=1536 << 20), old)
+    with pytest.raises(EnvironmentInvalid, match="own file"):
+        arguments(Wish(profile="mine", ours=False), old)
+
+
+@pytest.mark.parametrize(("vm", "mount"), [("qemu", "virtiofs"), ("vz", "9p")])
+def test_what_colima_would_exchange_is_refused(monkeypatch, tmp_path, vm, mount):
+    """It takes another mount type, says so in a warning, and exits with 0."""
+    monkeypatch.setattr(colima_start.platform, "system", lambda: "Darwin")
+    wish = Wish(vm_type=vm, mount_type=mount, mounts=(str(tmp_path),))
+    offered = NEW + "\n -t, --vm-type string\n --mount-type string"
+    with pytest.raises(EnvironmentInvalid, match=f"no {mount} with {vm}"):
+        arguments(wish, offered)
 
 
 def test_a_profile_of_the_users_keeps_what_it_was_made_with():
     """Its runtime, mounts and port forwarder are not ours to choose."""
-    argv = colima_start.arguments(Wish(profile="mine", ours=False, cpus=2), NEW)
+    argv = arguments(Wish(profile="mine", ours=False, cpus=2), NEW)
     assert value(argv, "-p") == "mine"
     assert not {"--runtime", "--mount", "--port-forwarder"} & set(argv)
     assert "--save-config=false" in argv
@@ -232,6 +260,17 @@ def test_a_process_that_stands_still_is_told_from_one_that_runs(tmp_path):
     assert instance.standing(vm.pid) == "gone"
     with pytest.raises(EnvironmentInvalid, match="no hypervisor"):
         instance.signal(signal.SIGKILL)
+
+
+def test_what_kind_of_vm_was_made_is_read_from_what_lima_runs_it_by(tmp_path):
+    """In colima's words; nothing where nothing is said."""
+    assert lima.Instance(tmp_path).kinds() == {}
+    (tmp_path / "lima.yaml").write_text(
+        "vmType: vz\nos: Linux\narch: aarch64\nmounts:\n    - arch: none\nmountType: reverse-sshfs\n"
+    )
+    assert lima.Instance(tmp_path).kinds() == {
+        "vm_type": "vz", "arch": "aarch64", "mount_type": "sshfs",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -475,3 +514,61 @@ def test_a_clock_that_lima_set_is_an_event(tmp_path):
     assert (step.what, step.ended) == ("clock-step", False)
     assert "1555ms" in step.why
     assert watch.told(clock.now() + 10**9) == ()
+
+
+@pytest.fixture
+def sleeper():
+    """Starts processes that stand for a hypervisor and its agent; ends what is left of them."""
+    there = []
+
+    def start():
+        there.append(subprocess.Popen(["sleep", "600"]))
+        return there[-1]
+
+    yield start
+    for one in there:
+        one.kill()
+        one.wait()
+
+
+def ended(process):
+    process.kill()
+    process.wait()
+
+
+def test_a_hypervisor_that_nobody_found_has_not_ended(tmp_path, sleeper):
+    """It is looked for until it is there; then its end is an end."""
+    gone = threading.Event()
+    watch = Watch(lima.Instance(tmp_path), gone=gone.set)
+    watch.start()
+    try:
+        vm = sleeper()
+        (tmp_path / "qemu.pid").write_text(str(vm.pid))
+        assert clock.wait_until(lambda: watch._pid == vm.pid, deadline=20, every=0.05)
+        assert not gone.is_set()
+        ended(vm)
+        assert gone.wait(20)
+        assert watch.ended
+    finally:
+        watch.stop()
+
+
+def test_a_vm_whose_agent_died_runs_on(tmp_path, sleeper):
+    """Since when, and what colima calls it; the end of both at once is one end."""
+    vm, agent = sleeper(), sleeper()
+    (tmp_path / "qemu.pid").write_text(str(vm.pid))
+    (tmp_path / "ha.pid").write_text(str(agent.pid))
+    watch = Watch(lima.Instance(tmp_path), gone=lambda: None)
+    watch.start()
+    try:
+        assert watch.told(0) == ()
+        ended(agent)
+        assert clock.wait_until(lambda: watch.told(0), deadline=20, every=0.05)
+        (said,) = watch.told(0)
+        assert (said.what, said.until, said.ended, said.spoils) == ("agentless", None, False, True)
+        assert str(agent.pid) in said.why and "Broken" in said.why
+        ended(vm)
+        assert clock.wait_until(lambda: watch.ended, deadline=20, every=0.05)
+        assert watch.told(0)[-1].what == "killed"
+    finally:
+        watch.stop()

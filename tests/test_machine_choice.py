@@ -140,3 +140,28 @@ def test_a_context_that_is_not_there_names_the_ones_that_are(docker_config):
     with pytest.raises(EnvironmentInvalid) as error:
         contexts.endpoint("nowhere")
     assert "nowhere" in str(error.value) and "far" in str(error.value)
+
+
+def test_files_of_this_host_that_a_vm_would_not_see(tmp_path):
+    """Docker makes an empty directory in their place; what is empty here may be empty there."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    work, empty = str(tmp_path / "work"), str(tmp_path / "empty")
+
+    def refused(kind, *mounts, profile=None):
+        try:
+            choose.refuse_sources(
+                spec(mounts=mounts, profile=profile), kind, [work, empty, "/none"]
+            )
+        except EnvironmentInvalid as error:
+            return error
+        return None
+
+    assert work in refused("colima").what and empty not in refused("colima").what
+    assert f"mounts: ['{work}:w']" in refused("colima").mend
+    assert refused("vm") is not None
+    assert refused("colima", f"{tmp_path}:w") is None
+    assert refused("colima", f"{tmp_path}:/elsewhere:w") is not None
+    assert refused("pen") is None
+    assert refused("colima", profile="mine") is None

@@ -14,7 +14,7 @@ from harness.errors import EnvironmentInvalid
 from harness.machine import cgroups, colima, colima_own, colima_start, host, pen, supply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from harness import lease
     from harness.machine import Machine
@@ -170,6 +170,45 @@ def check(spec: Wanted, *, kind: str | None = None) -> str:
 
         vm.refuse(memory=spec.memory, cpus=spec.cpus, disk=spec.disk, inodes=spec.inodes)
     return chosen
+
+
+def refuse_sources(spec: Wanted, kind: str, sources: Iterable[str]) -> None:
+    """Refuse bind mounts of what is on this host and not in the VM: an empty directory would be made there.
+
+    sources: Absolute paths. A profile of the user's is asked when it runs.
+
+    Raises:
+        EnvironmentInvalid: naming them all, with what shows them to the guest.
+    """
+    if kind not in ("colima", "vm") or spec.profile is not None:
+        return
+    shown = [guest for mount in spec.mounts if (guest := colima_start.seen_as_it_is(mount))]
+    missing = [
+        source
+        for source in dict.fromkeys(sources)
+        if holds_something(source)
+        and not any(source == s or source.startswith(f"{s.rstrip('/')}/") for s in shown)
+    ]
+    if not missing:
+        return
+    way = (
+        f"machine: {{kind: colima, mounts: ['{missing[0]}:w']}}"
+        if kind == "colima"
+        else "put it into the image, or use a kind of machine that shares this host's files (pen)"
+    )
+    raise EnvironmentInvalid(
+        f"the VM does not see {', '.join(missing)}",
+        why="it is on this host; the engine would mount an empty directory in its place",
+        mend=way,
+    )
+
+
+def holds_something(path: str) -> bool:
+    """Is there a file of this name on this host, or a directory with something in it?"""
+    try:
+        return os.path.isfile(path) or bool(os.listdir(path))
+    except OSError:
+        return False
 
 
 def make(spec: Wanted, *, kind: str | None = None, places: lease.Places | None = None) -> Machine:

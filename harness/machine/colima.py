@@ -143,7 +143,9 @@ class Colima:
         else:
             theirs = colima_own.refuse(self.profile, disk=self.wish.disk, user=self.user)
             self._home, self._folder, status = theirs.home, theirs.folder, theirs.status
-        argv = colima_start.arguments(self.wish, self._offered())
+        argv = colima_start.arguments(
+            self.wish, self._offered(), nothing=str(self._private / "none")
+        )
         if status in ("Running", "Broken"):
             # A running VM takes no new sizes, says so only in a warning, and exits with 0;
             # a broken one does not start, and only force stops it.
@@ -151,7 +153,7 @@ class Colima:
             self._must(("stop", *force, "-p", self.profile), STOP_DEADLINE)
         done = self._must(tuple(argv), (end - clock.now()) / clock.NS)
         self._warned = colima_call.warnings(done)
-        discarded = [words for words in self._warned if "discarded" in words]
+        discarded = [w for w in self._warned if "discarded" in w or "only available" in w]
         if discarded:
             raise EnvironmentInvalid(
                 f"colima profile {self.profile} did not take all that was asked for",
@@ -217,11 +219,17 @@ class Colima:
             for key, asked in self.wish.sizes.items()
             if (has := facts.effective.get(key)) is not None and not _is_meant(key, asked, has)
         ]
+        made = self.instance.kinds()
+        wrong += [
+            f"{key}: {asked} asked for, {made[key]} made"
+            for key, asked in self.wish.kinds.items()
+            if made.get(key, asked) != asked
+        ]
         if wrong:
             raise EnvironmentInvalid(
-                f"colima profile {self.profile} is not of the size that was asked for",
+                f"colima profile {self.profile} is not what was asked for",
                 why="\n".join([*wrong, *self._excuses()])
-                + "\n(a colima disk only grows; `colima list` repeats what was asked)",
+                + "\n(`colima list` repeats what was asked)",
                 mend="a profile of the harness's own (leave `profile` out) is made anew each time",
             )
 
@@ -288,6 +296,7 @@ class Colima:
             **found.versions,
             "colima": colima_call.version(self.call("version").text) or "?",
             "lima": self.instance.version(),
+            **self.instance.kinds(),
         }
         return dataclasses.replace(found, versions=versions, asked=self.wish.sizes)
 

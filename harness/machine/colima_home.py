@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from harness.lease import Lease
 
 PROFILE = "w1"
-"""Of our homes, each of which has one; at most four characters (see `colima_start`)."""
+"""Of our homes, each of which has one. At most four characters: the file system's label is
+"lima-colima-" and the profile, cut at 16, and Lima finds its disk by that label."""
 
 # The longest file there is "_lima/colima-abcd/ssh.sock." and 16 characters of ssh's own.
 _LONGEST = (104 if platform.system() == "Darwin" else 108) - 46
@@ -38,7 +39,7 @@ def make(lease: Lease, user: str | None) -> Path:
     """
     beside = Path(passwd(user).pw_dir) / _BESIDE / lease.name
     # mkdir without -p refuses what somebody else put there.
-    makes = 'mkdir -p "$1" && mkdir -m 700 "$2" "$2/tmp"'
+    makes = 'mkdir -p "$1" && mkdir -m 700 "$2" "$2/tmp" "$2/none"'
     why = f"{beside} is too long for the sockets below it"
     for home in (beside, Path("/tmp") / lease.name):  # noqa: S108
         if len(str(home)) > _LONGEST:

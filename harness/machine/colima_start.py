@@ -28,9 +28,8 @@ DEFAULTS = ("--binfmt=false", "--activate=false", "--ssh-config=false", "--templ
 """What would change the user's system or the guest for nothing. `--save-config=false`: colima
 writes its file before it looks whether the VM runs."""
 
-LONGEST_PROFILE = 4
-"""The file system's label is "lima-colima-" and the profile, cut at 16 characters; Lima finds
-its disk by that label."""
+_EXCHANGED = {("qemu", "virtiofs"), ("vz", "9p")}
+"""VM and mount types that colima does not put together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +60,23 @@ class Wish:
         asked = {"memory": self.memory, "cpus": self.cpus, "disk": self.disk}
         return {key: value for key, value in asked.items() if value is not None}
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What kind of VM was asked for, by name."""
+        asked = {"arch": self.arch, "vm_type": self.vm_type, "mount_type": self.mount_type}
+        return {k: v for k, v in asked.items() if v not in (None, "host")}
 
-def arguments(wish: Wish, offered: str) -> list[str]:
+
+def arguments(wish: Wish, offered: str, *, nothing: str) -> list[str]:
     """The arguments of `start` for a colima whose help text is `offered`.
+
+    nothing: An empty directory: versions before 0.10 mount the user's home unless they are
+        given something else to mount.
 
     Raises:
         EnvironmentInvalid: something was asked for that this version does not offer.
     """
+    _refuse_version(wish, offered)
     argv = ["start", "-p", wish.profile]
     if wish.ours:
         argv += ["--runtime", "docker"]
@@ -79,7 +88,7 @@ def arguments(wish: Wish, offered: str) -> list[str]:
         _refuse_mount(mount)
         argv += ["--mount", mount]
     if wish.ours and not wish.mounts:
-        argv += ["--mount", "none"]
+        argv += ["--mount", "none" if "none" in _line(offered, "--mount") else nothing]
     if wish.cpus is not None:
         # Called --cpu before 0.9.
         argv += ["--cpus" if knows(offered, "--cpus") else "--cpu", str(int(wish.cpus))]
@@ -89,6 +98,22 @@ def arguments(wish: Wish, offered: str) -> list[str]:
     if wish.disk is not None:
         argv += ["--disk", str(int(wish.disk) // GIB)]
     return [*argv, *_choices(wish, offered), *wish.flags]
+
+
+def _refuse_version(wish: Wish, offered: str) -> None:
+    """What an older colima would do otherwise than asked."""
+    whole = re.search(r"--memory int\b", offered) is not None
+    if whole and wish.memory is not None and wish.memory % GIB:
+        raise EnvironmentInvalid(
+            f"this colima takes whole GiB of memory (asked for: {_size(wish.memory)})",
+            mend="ask for whole GiB, or update colima",
+        )
+    if not wish.ours and not knows(offered, "--save-config"):
+        raise EnvironmentInvalid(
+            f"this colima would write the sizes of a trial into profile {wish.profile}'s own file",
+            why="it has no --save-config=false",
+            mend="update colima (0.7 has it); or leave `profile` out",
+        )
 
 
 def _choices(wish: Wish, offered: str) -> list[str]:
@@ -116,6 +141,12 @@ def _choices(wish: Wish, offered: str) -> list[str]:
                 mend="mount_type: sshfs or 9p; virtiofs needs macOS and vm_type: vz",
             )
         argv += [flag, choice]
+    if (wish.vm_type, wish.mount_type) in _EXCHANGED:
+        raise EnvironmentInvalid(
+            f"colima has no {wish.mount_type} with {wish.vm_type}",
+            why="it would take another mount type in its place, with a warning and exit code 0",
+            mend="vz: virtiofs or sshfs; qemu: 9p or sshfs",
+        )
     if wish.disk_image and knows(offered, "--force-disk-image"):
         argv.append("--force-disk-image")
     return argv
@@ -134,6 +165,16 @@ def _refuse_mount(mount: str) -> None:
             why="colima would show containers an empty directory in its place",
             mend="make it, or write DIRECTORY, DIRECTORY:w or DIRECTORY:WHERE:w",
         )
+
+
+def seen_as_it_is(mount: str) -> str | None:
+    """The directory of a mount that the guest sees under its own name; None: under another.
+
+    >>> seen_as_it_is("/a:w"), seen_as_it_is("/a"), seen_as_it_is("/a:/b:w")
+    ('/a', '/a', None)
+    """
+    source, *rest = mount.split(":")
+    return None if [word for word in rest if word not in ("w", source)] else source
 
 
 def knows(offered: str, flag: str) -> bool:

@@ -8,6 +8,7 @@ experiment asks for.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -121,6 +122,19 @@ class Instance:
             return (self.folder / "lima-version").read_text().strip()
         except OSError:
             return "?"
+
+    def kinds(self) -> dict[str, str]:
+        """What kind of VM was made: arch, vm_type and mount_type in colima's words.
+
+        Read from what Lima runs it by: colima repeats what was asked, and exchanges some of it.
+        """
+        try:
+            text = (self.folder / "lima.yaml").read_text(errors="replace")
+        except OSError:
+            return {}
+        found = dict(re.findall(r"^(arch|vmType|mountType): \"?([\w-]+)", text, re.MULTILINE))
+        words = {"arch": "arch", "vmType": "vm_type", "mountType": "mount_type"}
+        return {words[key]: said.removeprefix("reverse-") for key, said in found.items()}
 
     def _tail(self, name: str) -> list[str]:
         try:

@@ -100,6 +100,10 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK):
+            if self._pid is None:
+                # A process that nobody has found has not ended either.
+                self._pid = self._instance.hypervisor()
+                continue
             state = self._instance.standing(self._pid)
             now = clock.now()
             still = bool(self._still) and self._still[-1][1] is None

@@ -95,6 +95,12 @@ class MachineSpec(Noun):
             case "host":
                 foreign = colima | sizes | {"live_restore", "cgroup"}
                 reason = "the harness does not change an engine it did not make"
+        if "mount_type" in given and not self.mounts and self.profile is None:
+            raise refuse(
+                "nothing of the host is mounted into the VM, so there is nothing to be of this type",
+                "mounts: [DIRECTORY], or leave mount_type out",
+                "mount_type",
+            )
         for key in sorted(given & foreign):
             fix = "leave it out, or use kind: pen, vm or colima"
             raise refuse(reason, fix, key)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness import events as e
 from harness import images
 from harness.errors import EnvironmentInvalid
+from harness.machine import choose
 from harness.runner import mounts
 from harness.runner.pretask import SHELL, on_host
 from harness.runner.recipe import create_body, limits
@@ -107,6 +108,11 @@ def _sources(stage: Stage, spec: ContainerSpec) -> None:
     if remount.source is not None:
         folders.append(remount.source)
     for folder in folders:
+        if stage.machine.kind in ("colima", "vm") and choose.holds_something(folder):
+            # Made there, it would be an empty directory in the place of what is meant.
+            if not stage.machine.root(("test", "-e", folder), deadline=10).ok:
+                raise StepFailed(f"the VM does not see {folder} of this host (machine.mounts)")
+            continue
         result = stage.machine.root(
             (SHELL, "-c", '[ -e "$1" ] || mkdir -p "$1"', "mkdir", folder), deadline=10
         )

@@ -121,6 +121,7 @@ def execute(
         for one in _machines(specs):
             world.check(one)
         _refuse_injections(specs)
+        _refuse_sources(specs)
         automatic = next((s.machine for s in specs if s.machine.kind == "auto"), None)
         options.auto = world.auto(automatic.user) if automatic else options.auto
         findings = [finding.what for finding in health.findings()]
@@ -205,6 +206,22 @@ def _refuse_injections(specs: Sequence[TrialSpec]) -> None:
             seen.add(key)
             kind = choose.resolve(one.machine.kind, one.machine.user)
             inject.refuse(one.experiment.inject, kind=kind, own=one.experiment.own)
+
+
+def _refuse_sources(specs: Sequence[TrialSpec]) -> None:
+    """A container that would find an empty directory where this host has files."""
+    seen: set[tuple[object, object]] = set()
+    for one in specs:
+        experiment = one.experiment
+        containers = (experiment.container, *experiment.beside)
+        mounts = tuple(mount for container in containers for mount in container.mounts)
+        key = (one.machine, (mounts, experiment.remount.source))
+        if key not in seen:
+            seen.add(key)
+            named = (*(mount.source for mount in mounts), experiment.remount.source)
+            sources = [source for source in named if source is not None]
+            kind = choose.resolve(one.machine.kind, one.machine.user)
+            choose.refuse_sources(one.machine, kind, sources)
 
 
 def _machines(specs: Sequence[TrialSpec]) -> list[Any]:

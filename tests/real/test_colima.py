@@ -83,6 +83,8 @@ def test_a_profile_of_our_own_from_start_to_nothing(programs, places):
         assert facts.boot_id == "the-boot-id"
         assert facts.versions["colima"] == "v0.10.3"
         assert facts.versions["lima"] == "2.2.0"
+        assert facts.versions["vm_type"] == "qemu"
+        assert facts.versions["mount_type"] == "sshfs"
         assert facts.effective["memory"] < 1536 << 20
         assert machine.root(("a b", "c")).text == "sudo -n 'a b' c\n"
         assert machine.root(("x",)).code == 7
