@@ -262,6 +262,16 @@ def test_a_process_that_stands_still_is_told_from_one_that_runs(tmp_path):
         instance.signal(signal.SIGKILL)
 
 
+def test_the_last_words_are_for_people(tmp_path):
+    """The agent's messages without their JSON and its debugging; a console's lines as they are."""
+    (tmp_path / "ha.stderr.log").write_text(
+        line("Waiting for ssh") + "\n" + json.dumps({"level": "debug", "msg": "noise"}) + "\n"
+    )
+    (tmp_path / "serial.log").write_text("login: \n")
+    words = lima.Instance(tmp_path).last_words()
+    assert words == "ha.stderr.log: Waiting for ssh\nserial.log: login: "
+
+
 def test_what_kind_of_vm_was_made_is_read_from_what_lima_runs_it_by(tmp_path):
     """In colima's words; nothing where nothing is said."""
     assert lima.Instance(tmp_path).kinds() == {}

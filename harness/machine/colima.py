@@ -347,6 +347,11 @@ def _is_meant(key: str, asked: float, has: float) -> bool:
 
 def _mend(words: str) -> str:
     """What helps, where the host agent's words tell; "" where they do not."""
+    if "did not receive an event with the `running` status" in words:
+        return (
+            "Lima waits ten minutes for a guest: try again when this host is less busy, with KVM,"
+            " or with more cpus"
+        )
     if "did not start up in" in words:
         return "this host was too busy to start Lima's host agent in five seconds: try again"
     if "Could not access KVM kernel module" in words:

@@ -7,6 +7,7 @@ experiment asks for.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -112,9 +113,8 @@ class Instance:
 
     def last_words(self, lines: int = 6) -> str:
         """The ends of what the host agent and the guest's console wrote."""
-        return "\n".join(
-            f"{name}: {line[:300]}" for name in _LOGS for line in self._tail(name)[-lines:]
-        )
+        said = {name: list(filter(None, map(_spoken, self._tail(name)))) for name in _LOGS}
+        return "\n".join(f"{name}: {line[:300]}" for name in _LOGS for line in said[name][-lines:])
 
     def version(self) -> str:
         """Of the Lima that made it; "?" where it does not say."""
@@ -144,6 +144,17 @@ class Instance:
         except OSError:
             return []
         return [line for line in text.splitlines() if line.strip()]
+
+
+def _spoken(line: str) -> str:
+    """A log's line for people: the agent's own words without their JSON, and "" for its debugging."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(said, dict) or not isinstance(said.get("msg"), str):
+        return line
+    return "" if said.get("level") == "debug" else str(said["msg"])
 
 
 _ENDS = frozenset({"stop-asked", "powerdown", "vm-off", "vm-gone", "vm-stuck", "driver-error"})
