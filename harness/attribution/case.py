@@ -35,6 +35,9 @@ LATER = 20_000_000_000
 10 s for a stop and 30 s for a task's deletion under load)."""
 
 
+_OF_A_RESTART = frozenset({"stop", "start", "restart"})
+
+
 class Case:
     """One end of one subject, in its history."""
 
@@ -154,19 +157,39 @@ class Case:
 
     def engine(self, *actions: str) -> Iterator[Seen[EngineFact]]:
         """The engine's words about this container from this start on until well after the end."""
-        until = self.at + LATER
-        if self.ending.run.until is not None:
-            # A restart's own words (stop, start, restart) come after the next start began.
-            until = max(min(until, self.ending.run.until + 10**9), self.at + ENGINE)
         for seen in self.history.engine:
             fact = seen.what
             if (
                 fact.id == self.container
                 and fact.type == "container"
                 and fact.action in actions
-                and (self.begin - ENGINE <= seen.at <= until)
+                and self.begin - ENGINE <= seen.at <= self._until(fact.action)
             ):
                 yield seen
+
+    def _until(self, action: str) -> int:
+        """Until when a word of the engine can be about this end, and not about the next."""
+        until = self.at + LATER
+        if self.ending.run.until is None:
+            return until
+        if action in _OF_A_RESTART:
+            # These come after the next start began, and before its end.
+            return min(until, self._next_die)
+        return max(min(until, self.ending.run.until + 10**9), self.at + ENGINE)
+
+    @cached_property
+    def _next_die(self) -> int:
+        """When the engine noticed the next end of this container."""
+        mine = self.ending.die
+        after = mine.at if mine is not None else self.at + ENGINE
+        return min(
+            (
+                s.at
+                for s in self.history.engine
+                if s.what.id == self.container and s.what.action == "die" and s.at > after
+            ),
+            default=self.at + LATER,
+        )
 
     def own_call(self, at: int, slack: int = ENGINE) -> Call | None:
         """A request of ours on this container that was under way then."""

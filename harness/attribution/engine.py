@@ -57,7 +57,7 @@ def request_of(case: Case) -> str | None:
     if "restart" in later:
         return "restart"
     if "stop" in later:
-        return "stop"
+        return "stop" if _stayed(case, later["stop"].at) else "api"
     signals = {s.what.signal for s in kills}
     if _looked(case, "removing"):
         return "rm" if signals == {9} else "api"
@@ -66,6 +66,16 @@ def request_of(case: Case) -> str | None:
         # `rm -f`, or a `kill` with an `rm` behind it: the events are the same.
         return "api"
     return "kill" if len(signals) == 1 and _settled(case, after) else "api"
+
+
+def _stayed(case: Case, stopped: int) -> bool:
+    """Is it known that no restart was what stopped it: it stayed down, or was started by itself?
+
+    A restart's own word comes right behind that of its start.
+    """
+    if case.ending.run.until is None:
+        return True
+    return any(s.at >= stopped for s in case.engine("start"))
 
 
 def _not_found(case: Case) -> bool:

@@ -275,12 +275,16 @@ def do_pids(order: Order) -> Order:
 
 
 def do_files(order: Order) -> Order:
-    """Lower a process's limit on open files to what it has open; the old limits."""
+    """Lower a process's limit on open files below whatever it may close; the old limits.
+
+    A new file gets the lowest free number, and a server's connections come and go: only the
+    three that every process keeps are sure to stay open.
+    """
     pid = order["pid"]
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     soft = order.get("soft")
     if soft is None:
-        soft = len(os.listdir(f"/proc/{pid}/fd"))
+        soft = 3
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, before[1]))
     return {"soft": before[0], "now": soft}
 
