@@ -163,6 +163,39 @@ def test_a_tracepoint_that_decides_nothing_may_be_missing():
         assert build(story.events).active("trace", BASE + MS, BASE + 2 * MS) is good
 
 
+def test_a_source_that_saw_in_part_is_not_among_those_that_saw():
+    """The grade says what was missing, and from when to when; whole again is whole from then on."""
+
+    def source(ms, name, state, why=""):
+        t = BASE + ms * MS
+        return e.SourceState(t=t, seen=t, source=name, name=name, state=state, why=why)
+
+    history = build(
+        [
+            source(-9, "kernel", "active"),
+            source(-8, "pressure", "unsupported", "no PSI support"),
+            source(-7, "trace", "active"),
+            source(-6, "docker", "partial", "connecting"),
+            source(500, "docker", "active"),
+            source(800, "trace", "partial", "no tracepoint mark_victim"),
+            kernel(BASE + 900 * MS),
+        ]
+    )
+    grade = history.grade(BASE + 100 * MS, BASE + 700 * MS)
+    assert grade.saw == ("docker", "kernel", "trace")
+    spans = [(b.source, b.begin - BASE, b.end and b.end - BASE, b.why) for b in grade.blind]
+    assert spans == [
+        ("docker", 100 * MS, 500 * MS, "in part: connecting"),
+        ("pressure", 100 * MS, None, "no PSI support"),
+    ]
+    late = history.grade(BASE + 850 * MS, BASE + 900 * MS)
+    assert late.saw == ("docker", "kernel")
+    assert [(b.source, b.why) for b in late.blind] == [
+        ("pressure", "no PSI support"),
+        ("trace", "in part: no tracepoint mark_victim"),
+    ]
+
+
 def test_execs_are_paired_across_a_recreate():
     """An exec asked for by name keeps the container it was meant for, whoever answers."""
     story = Story(sources=())

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.model.verdicts import Blind, Grade
+from harness.model.verdicts import IN_PART, Blind, Grade
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from harness import events
     from harness.history.model import (
@@ -116,21 +116,22 @@ class History:
             return False
         return not self.blind(source, begin, end)
 
-    def listening(self, source: str) -> bool:
-        """Did the source ever announce itself as active, wholly or in part?"""
-        return any(s.state in ("active", "partial") for s in self.sources.get(source, ()))
-
     def grade(self, begin: int | None = None, end: int | None = None) -> Grade:
-        """Which sources watched [begin, end], and which did not for how long."""
+        """Which sources watched [begin, end], and which did not, or not wholly, for how long.
+
+        A source that saw in part all the time is not among those that saw.
+        """
         begin = self.begin if begin is None else begin
         end = self.end if end is None else end
         saw, dark = [], []
         for name in sorted(self.sources):
-            last = self.sources[name][-1]
-            if last.state == "unsupported" and not self.listening(name):
-                dark.append(Blind(name, begin, None, last.why or "unsupported"))
-            else:
+            spans = list(_spans(self.sources[name], begin, end))
+            if any(said.state == "active" for said, _, _ in spans):
                 saw.append(name)
+            for said, since, until in spans:
+                if said.state != "active":
+                    part = IN_PART if said.state == "partial" else ""
+                    dark.append(Blind(name, since, until, part + (said.why or said.state)))
         for name in sorted(self.gaps):
             dark.extend(
                 g for g in self.gaps[name] if g.begin <= end and (g.end is None or g.end >= begin)
@@ -184,6 +185,21 @@ class History:
 
 DECIDING = ("signal_generate", "mark_victim", "sched_process_exit")
 """Tracepoints whose silence means something; the others only help to find things."""
+
+
+def _spans(
+    said: Iterable[SourceSaid], begin: int, end: int
+) -> Iterator[tuple[SourceSaid, int, int | None]]:
+    """What a source was, from when to when within [begin, end]; None: to the end.
+
+    What it said of itself first holds for the time before it spoke.
+    """
+    ordered = list(said)
+    for number, one in enumerate(ordered):
+        since = begin if number == 0 else max(one.at, begin)
+        until = ordered[number + 1].at if number + 1 < len(ordered) else None
+        if since <= end and (until is None or until > since):
+            yield one, since, None if until is None or until > end else until
 
 
 def _whole(said: SourceSaid) -> bool:

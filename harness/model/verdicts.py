@@ -94,6 +94,10 @@ class Rejected:
     why: str
 
 
+IN_PART = "in part: "
+"""Begins the `why` of a span in which a source saw, but not all that it is there for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blind:
     """A span in which a source could not see. `end` None: until the trial's end."""

@@ -7,7 +7,8 @@ with one half, whatever the distribution.
 
 from __future__ import annotations
 
-from math import comb
+from itertools import combinations_with_replacement
+from math import comb, inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,3 +56,36 @@ def median_interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float
             break
         below = k
     return ordered[below], ordered[n - 1 - below]
+
+
+def middle_interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float, float, float]:
+    """(low, middle, high) of a symmetric distribution: by the signed ranks of Wilcoxon.
+
+    The middle is the median of the means of all pairs (Hodges and Lehmann); low and high
+    hold the true one between them with chance >= 1 - alpha, exactly, wherever values err
+    as often so far up as so far down. Under that assumption it needs two thirds of the
+    values that `median_interval` needs. With fewer than six (at 95 %) nothing is known.
+
+    >>> middle_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    (1.0, 3.5, 6.0)
+    >>> middle_interval([1.0, 2.0])
+    (-inf, 1.5, inf)
+    """
+    means = sorted((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
+    n = len(values)
+    # ways[s]: subsets of the ranks 1..n with sum s; each is as likely as any other.
+    ways = [1]
+    for rank in range(1, n + 1):
+        longer = ways + [0] * rank
+        for total, count in enumerate(ways):
+            longer[total + rank] += count
+        ways = longer
+    below, tail = 0, 0
+    for total, count in enumerate(ways[: len(means) // 2]):
+        tail += count
+        if 2 * tail > alpha * 2**n:
+            break
+        below = total + 1
+    if below == 0:
+        return -inf, median(means), inf
+    return means[below - 1], median(means), means[len(means) - below]

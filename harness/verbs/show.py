@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness import events as e
 from harness import units
 from harness.errors import BadInput, Problem
+from harness.model.verdicts import IN_PART
 from harness.report import words as written
 from harness.store import Campaign
 
@@ -73,11 +74,18 @@ def words(
     if verdict.get("runner_up"):
         lines.append(f"  next     {verdict['runner_up']}")
     lines.append(f"  saw      {', '.join(verdict['grade']['saw'])}")
-    lines.extend(
-        f"  blind    {b['source']} from {b['from']} to {b['to']}: {b['why']}"
-        for b in verdict["grade"]["blind"]
-    )
+    lines.extend(map(_blind, verdict["grade"]["blind"]))
     return lines + _cited(set(verdict["cites"]), (judged.get("death") or {}).get("at"), history)
+
+
+def _blind(span: Mapping[str, Any]) -> str:
+    """A source that did not see, or saw in part, and when."""
+    why = str(span["why"])
+    what = "in part" if why.startswith(IN_PART) else "blind"
+    until = "the end" if span["to"] is None else span["to"]
+    return (
+        f"  {what:8} {span['source']} from {span['from']} to {until}: {why.removeprefix(IN_PART)}"
+    )
 
 
 def _time(seconds: float | None) -> str:

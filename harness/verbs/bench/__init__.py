@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import BadInput, ExitCode, Problem
 from harness.verbs.bench.ratio import Ratio, lines
@@ -25,7 +25,10 @@ def main(
     full: bool = False,
     json: bool = False,
 ) -> int:
-    """Exit code 0 when every aim is met, 2 when one is not."""
+    """Exit code 0 when every aim is met, 2 when one is not, 130 when it was cut short.
+
+    What was measured before a Ctrl-C (or SIGTERM) is printed all the same.
+    """
     from harness.verbs.bench import observe, stats
 
     known: dict[str, ModuleType] = {"observe": observe, "stats": stats}
@@ -50,19 +53,26 @@ def main(
     if full and (quick or not more):
         why = "it is the opposite of --quick" if quick else "only `bench stats` has a full run"
         raise BadInput([Problem("command line", "--full", why, "bench stats --full")])
-    machine, ratios = known[what].run(parts or list(there), quick=quick, say=_narrate, **more)
+    machine: dict[str, Any] | None = None
+    ratios: list[Ratio] = []
+    try:
+        machine = known[what].run(parts or list(there), ratios, quick=quick, say=_narrate, **more)
+        code = _code(ratios)
+    except KeyboardInterrupt:
+        _narrate("interrupted: this is what was measured until then")
+        code = ExitCode.INTERRUPTED
     document = {
         "format": "deathbench.bench/1",
         "bench": what,
         "machine": machine,
         "ratios": [ratio.document() for ratio in ratios],
-        "exit": int(_code(ratios)),
+        "exit": int(code),
     }
     if json:
         print(jsonlib.dumps(document))
     else:
         print("\n".join(lines(ratios)))
-    return int(_code(ratios))
+    return int(code)
 
 
 def _code(ratios: list[Ratio]) -> ExitCode:

@@ -49,20 +49,18 @@ _STEP_MODEL_GOOD = {0: 0.98, 1: 0.92, 3: 0.85, 6: 0.71}
 
 
 def run(
-    parts: list[str], *, quick: bool, full: bool, say: Callable[[str], None]
-) -> tuple[dict[str, Any], list[Ratio]]:
-    """All rows of the parts; quick and full: fewer and more repetitions than usual."""
+    parts: list[str], found: list[Ratio], *, quick: bool, full: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """What it ran on; rows are added to `found`. quick and full: fewer and more repetitions."""
     repetitions = QUICK if quick else FULL if full else USUAL
-    found: list[Ratio] = []
     for part in parts:
         for row in _PARTS[part](repetitions):
             say(f"{row.name}: {row.ours:.4g} {row.unit}")
             found.append(row)
-    machine = {
+    return {
         "python": platform.python_version(), "cpus": os.cpu_count(), "seed": SEED,
         "repetitions": repetitions,
     }  # fmt: skip
-    return machine, found
 
 
 def _alone(
