@@ -33,6 +33,13 @@ FORGET = 10
 """Looks after which every process is asked for its name again; an exec is told by lineage."""
 
 
+def _made_by_its_like(parent: int, name: str, command: str) -> bool:
+    comm = linux.read_text("/proc/%d/comm" % parent)
+    if comm is None or comm.strip() != name:
+        return False
+    return linux.read_text("/proc/%d/cmdline" % parent, 4096) == command
+
+
 class Daemon:
     __slots__ = ("container", "fd", "name", "pid", "start", "state", "status")
 
@@ -121,8 +128,12 @@ class Daemons:
         if seen is None or seen["state"] in "ZX" or not self.ours(pid):
             return
         container = None
+        command = linux.read_text("/proc/%d/cmdline" % pid, 4096) or ""
+        if _made_by_its_like(seen["ppid"], name, command):
+            # Between fork and exec a daemon's child looks like the daemon; as a runc or a proxy
+            # it is none, and its end is nobody's death. `executed` tells of one that becomes one.
+            return
         if shim:
-            command = linux.read_text("/proc/%d/cmdline" % pid, 4096) or ""
             match = _ID.search(command)
             if match is None or "\0delete\0" in command or "\0start\0" in command:
                 return  # the helper that starts or removes a shim
