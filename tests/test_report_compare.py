@@ -126,6 +126,20 @@ def test_environments_are_compared_key_by_key():
     assert environment.differences(a, a) == []
 
 
+def test_differences_warn_unless_they_are_what_is_compared():
+    """Between two campaigns they may be the reason; between two halves of one they are meant."""
+    x, y = side(({"how": "x"}, 3, 12)), side(({"how": "y"}, 3, 12))
+    differs = [{"what": "e.yaml: container.pids", "a": 1, "b": 2}]
+    for paired, said in ((False, "warning: "), (True, "in the same blocks, side by side:")):
+        found = compare.build(
+            [("c", x)], [("d", y)], environment=differs, paired=paired, drop=["how"]
+        )
+        text = compare_text.render(found)
+        assert said in text
+        assert "e.yaml: container.pids" in text
+        assert ("warning" in text) is not paired
+
+
 def test_pivot_puts_two_axes_against_each_other():
     """--row and --col: one square per pair of values, the other axes added up."""
     cells = [({"delay": d, **m}, 1, 10) for d in (0.0, 0.25) for m in (SMALL, LARGE)]

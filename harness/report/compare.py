@@ -105,6 +105,7 @@ class Comparison:
         margin: "Not worse by more than this", asked for or not.
         upper: The one-sided 95 % upper bound of the pooled difference.
         level: Of the tests, after correction.
+        paired: Both sides ran in the same blocks of one campaign.
     """
 
     a: tuple[str, ...]
@@ -118,7 +119,12 @@ class Comparison:
     level: float
     margin: float | None
     upper: float | None
-    stratified_by: str
+    paired: bool
+
+    @property
+    def stratified_by(self) -> str:
+        """What the pooled test keeps apart."""
+        return "cell and block" if self.paired else "cell"
 
     @property
     def direction(self) -> str | None:
@@ -220,7 +226,7 @@ def build(
         level=level,
         margin=margin,
         upper=_upper(raw, strata),
-        stratified_by="cell and block" if paired else "cell",
+        paired=paired,
     )
 
 

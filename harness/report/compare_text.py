@@ -45,6 +45,9 @@ def _environment(found: Comparison, style: str) -> list[str]:
         return []
     body = [[d["what"], _short(d["a"]), _short(d["b"])] for d in found.environment]
     shown = tabulate(body, ["differs", "a", "b"], tablefmt=style, disable_numparse=True)
+    if found.paired:
+        # Two halves of one campaign: all that differs is what somebody wants to know about.
+        return ["in the same blocks, side by side:", "", shown, ""]
     return [
         "warning: the environments differ, so a change need not be the container's",
         "",
