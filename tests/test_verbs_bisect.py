@@ -95,6 +95,36 @@ def test_a_step_in_a_list_of_values():
     assert answer.value["first_bad"] > answer.value["last_good"]
 
 
+@pytest.mark.parametrize("small_dies", [True, False])
+def test_of_amounts_nobody_has_to_say_which_end_is_bad(small_dies):
+    """Both directions are hypotheses; the answer names its own, and its certificates follow."""
+    values = "container.memory=32MiB,48MiB,56MiB,64MiB,80MiB,96MiB,112MiB,128MiB"
+    cells = hunts.along(loaded([values]), "container.memory")
+    hunt = hunts.step(cells, "container.memory")
+    run(
+        hunt,
+        lambda t: 0.9 if (t.config["container.memory"] < 72 << 20) is small_dies else 0.02,
+    )
+    answer = hunt.answer()
+    assert answer.found, answer
+    found = {answer.value["last_good"], answer.value["first_bad"]}
+    assert found == {64 << 20, 80 << 20}
+    assert answer.value["direction"] == ("falling" if small_dies else "rising")
+    assert (answer.value["first_bad"] == 64 << 20) is small_dies
+    assert [c["says"] for c in answer.value["certified"]] == (
+        ["80MiB lives", "64MiB dies"] if small_dies else ["64MiB lives", "80MiB dies"]
+    )
+
+
+def test_a_list_the_wrong_way_round_is_said_to_be_so():
+    """The good end dies and the bad end does not: no rates are needed to see that."""
+    cells = hunts.along(loaded(["container.memory=32MiB,64MiB,96MiB"]), "container.memory")
+    hunt = hunts.step(cells, "container.memory", "rising")
+    asking = run(hunt, lambda t: 1.0 if t.config["container.memory"] < 48 << 20 else 0.0)
+    assert "wrong way round" in asking.given_up
+    assert len(asking.steps) <= 24
+
+
 def other(**changes):
     text = EXPERIMENT
     for old, new in changes.values():

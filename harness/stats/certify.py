@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from harness.stats.sequential import Sprt, roughly
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from harness.stats.search import Search
-    from harness.stats.sequential import EProcess, Fixed, Sprt
+    from harness.stats.sequential import EProcess, Fixed
     from harness.stats.twosample import Looks
 
 
@@ -56,11 +58,21 @@ class Certify:
         return all(v is not None for v in self.verdicts.values())
 
     def expected_left(self) -> float:
-        """As the rule expects of a configuration that is clearly on one side."""
-        each = getattr(self.rule, "cap", 30) / 3
+        """As the rule expects of a configuration that is clearly on the side it seems to be on."""
         return sum(
-            max(1.0, each - self.counts[q][1]) for q, v in self.verdicts.items() if v is None
+            max(1.0, self._whole(q) - self.counts[q][1])
+            for q, v in self.verdicts.items()
+            if v is None
         )
+
+    def _whole(self, question: int) -> float:
+        """Trials from the first to the last, roughly."""
+        rule = self.rule
+        if not isinstance(rule, Sprt):
+            return getattr(rule, "cap", 30) / 3
+        died, ran = self.counts[question]
+        rate = rule.above if died > rule.level * ran else rule.below
+        return min(rule.cap, roughly(rate, rule.below, rule.above, rule.alpha))
 
 
 class Pair:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from harness.stats.information import capacity, divergence, entropy
+from harness.stats.information import capacity, entropy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,9 @@ _FAVOUR = 0.3
 
 # How unlikely "there is no difference at all" is taken to be at the start.
 _NULL = 0.1
+
+LOOK = 20
+"""Trials of either end after which it is known how far their rates can lie apart at most."""
 
 DOUBT = 0.5
 """The chance of "no difference" from which on the ends are asked, not what lies between."""
@@ -252,7 +255,9 @@ class Search:
         if self.done:
             return 0.0
         if self._doubtful():
-            return self._until_sure_of_a_difference()
+            assert self.ends is not None
+            # What the hypotheses need is not the question yet; so many tell two rates apart.
+            return max(2.0, 2 * LOOK - float(sum(self.ran[q] for q in self.ends)))
         return max(1.0, 1.25 * self.least_left(*self.rates()))
 
     def least_left(self, low: float, high: float) -> float:
@@ -263,15 +268,6 @@ class Search:
         wrong = 1 - self.stop
         missing = bits - float(entropy(wrong)) - wrong * math.log2(max(len(posterior) - 1, 1))
         return max(0.0, missing) / max(capacity(low, high), 1e-9)
-
-    def _until_sure_of_a_difference(self) -> float:
-        """Trials of the two ends that rule out that they have one rate, if they have two."""
-        none = self.no_difference()
-        low, high = self.rates()
-        middle = (low + high) / 2
-        each = (divergence(low, middle) + divergence(high, middle)) / 2
-        wanted = math.log(self.stop / (1 - self.stop)) + math.log(none / (1 - none))
-        return max(1.0, wanted / max(each, 1e-9))
 
     def no_difference(self) -> float:
         """The probability that every configuration has one and the same rate.

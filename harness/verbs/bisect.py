@@ -245,7 +245,7 @@ def build(frozen: dict[str, Any]) -> tuple[Hunt, dict[int, Cell], Loaded]:
             key = frozen["axis"]
             cells = hunts.along(first, key)
             if kind == "step":
-                hunt = hunts.step(cells, key)
+                hunt = hunts.step(cells, key, frozen["direction"])
             else:
                 rising = {"rising": True, "falling": False}.get(frozen["direction"])
                 hunt = hunts.threshold(cells, key, frozen["rate"], frozen["tolerance"], rising)

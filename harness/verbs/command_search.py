@@ -56,7 +56,7 @@ def main(
     say, answer, hopeless = hunts.step_words(
         search,
         lambda i: listed[i],
-        lambda i: {"first_bad": listed[i], "last_good": listed[i - 1]},
+        lambda bad, good: {"first_bad": listed[bad], "last_good": listed[good]},
     )
     print(f"campaign {campaign.name}: {campaign.path}", file=sys.stderr)
     if steps:

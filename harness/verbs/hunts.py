@@ -14,8 +14,8 @@ from harness.report import words
 from harness.stats import compare, sequential
 from harness.stats.certify import Certify, Chain
 from harness.stats.culprit import AND, MOST, OR, SINGLE, Culprit, certification
-from harness.stats.search import DOUBT, GAP
-from harness.stats.step import Step
+from harness.stats.search import DOUBT, GAP, LOOK
+from harness.stats.step import FALLING, RISING, Step
 from harness.stats.threshold import Oriented, Threshold
 from harness.verbs.hunting import Answer, Hunt, bad
 
@@ -34,9 +34,8 @@ _DO_IT = {
     OR: "either of two settings does it:",
 }  # fmt: skip
 
-# Trials of either end before anything is said about the two, and before how far they can
-# lie apart is.
-_LOOKED, _ENDS = 8, 20
+# Trials of either end before anything is said about the two.
+_LOOKED = 8
 
 # Wrong about one search in twenty whose difference is at the edge of what it looks for.
 _SURE_OF_NONE = 0.95
@@ -157,33 +156,40 @@ def threshold(
     return Hunt("threshold", search, len(cells), lambda q: cells[q], say, answer)
 
 
-def step(cells: Sequence[Cell], key: str) -> Hunt:
-    """The first bad one of an ordered list; the first is good, the last is bad."""
-    chain = certified_step(len(cells))
+def step(cells: Sequence[Cell], key: str, direction: str = "") -> Hunt:
+    """Where in an ordered list it begins.
+
+    Args:
+        direction: rising: the last is bad; falling: the first is. Left out: a list goes from
+            good to bad, and of amounts nobody knows which end is bad.
+    """
+    amounts = all(isinstance(c.config[key], (int, float)) for c in cells)
+    directions = (direction,) if direction else (RISING, FALLING) if amounts else (RISING,)
+    chain = certified_step(len(cells), directions)
 
     def shown(index: int) -> str:
         return words.value(key, cells[index].config[key])
 
-    def value(first: int) -> dict[str, Any]:
+    def value(first: int, last_good: int) -> dict[str, Any]:
         return {
             "axis": key, "first_bad": cells[first].config[key],
-            "last_good": cells[first - 1].config[key],
+            "last_good": cells[last_good].config[key], "direction": chain.first.direction,
         }  # fmt: skip
 
     say, answer, hopeless = step_words(chain, shown, value)
     return Hunt("step", chain, len(cells), lambda q: cells[q], say, answer, hopeless)
 
 
-def certified_step(candidates: int) -> Chain[Step]:
+def certified_step(candidates: int, directions: Sequence[str] = (RISING,)) -> Chain[Step]:
     """The first bad one of a list, and then trials of it and of the one before it.
 
     The search takes it as given that the first lives and the last dies. Where that is not so
     it still ends, sure of an answer; the trials that follow are what finds it out.
     """
-    search = Step(candidates)
+    search = Step(candidates, directions=directions)
 
     def then() -> Certify:
-        return Certify([search.first_bad - 1, search.first_bad], _between(*search.rates()))
+        return Certify([search.last_good, search.first_bad], _between(*search.rates()))
 
     return Chain(search, then, lambda: _certifying(search.rates(), live=1, die=1))
 
@@ -219,24 +225,26 @@ def step_words(chain: Chain[Step], shown: Any, value: Any) -> tuple[Any, Any, An
         return f"{said}, being certified" if search.done and not chain.done else said
 
     def answer() -> Answer:
-        first, confidence = search.first_bad, search.best[1]
+        last_good, first, confidence = search.last_good, search.first_bad, search.best[1]
         low, high = search.rates()
         line = (
-            f"first bad: {shown(first)}, last good: {shown(first - 1)} "
+            f"first bad: {shown(first)}, last good: {shown(last_good)} "
             f"(death rate {words.percent(low)} before, {words.percent(high)} from there on)"
         )
         lines, certified = [line], []
-        for index, dies in ((first - 1, False), (first, True)):
+        for index, dies in ((last_good, False), (first, True)):
             says = f"{shown(index)} {'dies' if dies else 'lives'}"
             if chain.second is not None:
                 one = _certificate(chain.second, index, says, dies=dies)
                 certified.append(one)
                 lines.append(_certificate_line(one))
         found = {
-            **value(first), "rates": {"good": low, "bad": high}, "certified": certified,
+            **value(first, last_good), "rates": {"good": low, "bad": high}, "certified": certified,
         }  # fmt: skip
         holds = bool(certified) and all(one["holds"] for one in certified)
-        given = (f"{shown(0)} lives", f"{shown(len(search.ran) - 1)} dies")
+        ends = (0, len(search.ran) - 1)
+        good, worst = ends if search.direction == RISING else ends[::-1]
+        given = (f"{shown(good)} lives", f"{shown(worst)} dies")
         lines += [
             f"perhaps not so, though taken as given: {end}"
             for one, end in zip(certified, given, strict=False)
@@ -273,12 +281,16 @@ def no_difference(search: Search, left: int) -> str | None:
     b_died, b = int(search.died[worst]), int(search.ran[worst])
     if min(a, b) < _LOOKED:
         return None
+    if isinstance(search, Step) and search.direction == FALLING:
+        a_died, a, b_died, b = b_died, b, a_died, a
     counts = f"{b_died}/{b} deaths at the bad end, {a_died}/{a} at the good end"
+    most = compare.upper_difference(a_died, a, b_died, b)
+    if most < 0:
+        return f"hopeless: {counts}: is it the wrong way round?"
     if search.no_difference() > _SURE_OF_NONE:
         return f"hopeless: {counts}: one rate explains everything so far"
-    if min(a, b) < _ENDS:
+    if min(a, b) < LOOK:
         return None
-    most = compare.upper_difference(a_died, a, b_died, b)
     if most < GAP:
         return f"hopeless: {counts}: the bad end is not {GAP * 100:g} points worse"
     middle = (a_died + b_died) / (a + b)
