@@ -110,7 +110,7 @@ _REMEDIES: tuple[_Remedy, ...] = (
     )),
     (frozenset({"pids-limit"}), _drop("container.pids")),
     (frozenset({"cpu-throttled"}), _drop("container.cpus", "container.cpu_shares", "container.cpuset")),
-    (frozenset({"cpu-rlimit", "nofile-rlimit", "nproc-rlimit"}), _drop("container.ulimits")),
+    (frozenset({"cpu-rlimit", "fsize-rlimit", "nofile-rlimit", "nproc-rlimit"}), _drop("container.ulimits")),
     (frozenset({"tmpfs-full"}), _drop("container.tmpfs", "container.shm_size")),
     (frozenset({"parent-cgroup-oom"}), _drop("container.cgroup_parent")),
     (frozenset({"vm-oom", "vm-oom-daemon", "userspace-oom"}), _more("memory")),
