@@ -192,6 +192,15 @@ def test_the_verb_opens_campaigns_and_groups(results, capsys):
     assert "0002" in capsys.readouterr().out
 
 
+def test_a_night_is_not_compared_with_itself(results, capsys):
+    """The nights before the last, and the last: the group leaves out who stands on the other side."""
+    code = verb.main("memory*7", "2026-11-22T0100Z-memory-0002", json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert code == 4
+    assert document["a"] == ["2026-11-20T0100Z-memory-0000", "2026-11-21T0100Z-memory-0001"]
+    assert document["b"] == ["2026-11-22T0100Z-memory-0002"]
+
+
 def test_large_sides_are_read_side_by_side_and_count_the_same(results, capsys, monkeypatch):
     """In a process of its own or one after the other: the same document."""
     both = "2026-11-20T0100Z-memory-0000", "2026-11-22T0100Z-memory-0002"

@@ -193,6 +193,17 @@ def test_the_worst_cell_is_the_surest_one():
     assert nightly.worst(compare.build([("a", a)], [("a", a)])) is None
 
 
+def test_worse_in_all_cells_together_is_bisected_in_the_likeliest():
+    """A few deaths more in each are proof together; the cell with the most is looked at."""
+    a, b = Tally(), Tally()
+    for name, after in (("x", 1), ("y", 3)):
+        a.cells[name] = CellCounts(name, {"n": name}, survived=3)
+        b.cells[name] = CellCounts(name, {"n": name}, died=after, survived=3 - after)
+    found = compare.build([("a", a)], [("b", b)])
+    assert [c.direction for c in found.cells] == [None, None]
+    assert nightly.worst(found) == {"n": "y"}
+
+
 def test_the_summary_has_denominators():
     """Deaths are never shown without the trials they are of."""
     table = build([], [], cells=[("c", {"delay": 0.0})], matrix="night")

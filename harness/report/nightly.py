@@ -97,11 +97,11 @@ def _item(line: str) -> str:
 
 
 def worst(comparison: Comparison) -> dict[str, Any] | None:
-    """The configuration that got worse most surely."""
-    found = [c for c in comparison.cells if c.direction == "worse"]
+    """The configuration that got worse most surely; where all together did, most likely."""
+    found = [c for c in comparison.cells if c.difference[0] > 0]
     if not found:
         return None
-    return min(found, key=lambda c: (c.q, -c.difference[0])).config
+    return min(found, key=lambda c: (c.q, c.p, -c.difference[0])).config
 
 
 def headline(code: int, table: Table) -> str:

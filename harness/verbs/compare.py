@@ -16,6 +16,8 @@ from harness.verbs.table import counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
 
     from harness.report.compare import Comparison
     from harness.report.tally import Tally
@@ -63,7 +65,7 @@ def between(
     margin: float | None = None,
 ) -> Comparison:
     """Open both sides, count, compare."""
-    first, second = _Side(a), _Side(b)
+    first, second = _Side(a, but=b), _Side(b, but=a)
     _count(first, second)
     only = _filters(filters, [*first.tallies(), *second.tallies()])
     # Two halves of one campaign ran in the same blocks.
@@ -108,14 +110,19 @@ def _around(first: _Side, second: _Side) -> list[dict[str, Any]]:
 
 
 class _Side:
-    """One side of a comparison, as the user wrote it."""
+    """One side of a comparison, as the user wrote it.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        but: The other side: a campaign that stands there by name is in no group of nights.
+    """
+
+    def __init__(self, text: str, *, but: str = "") -> None:
         self.text = text
         names, _, condition = text.partition("@")
         key, _, value = condition.partition("=")
         self.condition = (key, value) if condition else None
-        self.campaigns = [c for name in names.split(",") for c in _campaigns(name.strip())]
+        others = _named(but)
+        self.campaigns = [c for name in names.split(",") for c in _campaigns(name.strip(), others)]
         self.names = [c.name for c in self.campaigns]
         self.meta: Mapping[str, Any] = self.campaigns[-1].meta()
         self._tallies: list[Tally] = []
@@ -140,7 +147,13 @@ class _Side:
         return [(name + tail, t) for name, t in zip(self.names, self._tallies, strict=True)]
 
 
-def _campaigns(name: str) -> list[store.Campaign]:
+def _named(side: str) -> set[Path]:
+    """The campaigns of a side that stand there one by one."""
+    names = [name.strip() for name in side.partition("@")[0].split(",")]
+    return {store.Campaign.open(name).path.resolve() for name in names if name and "*" not in name}
+
+
+def _campaigns(name: str, others: AbstractSet[Path]) -> list[store.Campaign]:
     matrix, star, number = name.rpartition("*")
     if not star:
         return [store.Campaign.open(name)]
@@ -150,7 +163,7 @@ def _campaigns(name: str) -> list[store.Campaign]:
     root = store.results_root()
     # Names begin with the time, so their order is the order of time.
     there = sorted(p.parent for p in root.glob(f"*-{matrix}-*/campaign.yaml"))
-    mine = [store.Campaign(p) for p in there if not p.is_symlink()]
+    mine = [store.Campaign(p) for p in there if not p.is_symlink() and p.resolve() not in others]
     chosen = [c for c in mine if c.meta().get("matrix") == matrix][-int(number) :]
     if not chosen:
         problem = Problem(

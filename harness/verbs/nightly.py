@@ -146,7 +146,7 @@ def _bisect(
 
     config = nightly.worst(comparison)
     if config is None:
-        return said("worse over all cells together, in no single one: there is no cell to bisect")
+        return said("another cause than before, and in no cell more deaths: nothing to bisect")
     try:
         before = _cell(spec.thaw(good.meta()["frozen"]), config)
         after = _cell(loaded, config)
