@@ -21,7 +21,7 @@ from harness.errors import EnvironmentInvalid
 from harness.history import build
 from harness.machine import colima, colima_call, colima_home, colima_start, colima_state, lima
 from harness.machine.colima_start import Wish
-from harness.machine.lima_watch import Watch
+from harness.machine.watch import Watch, standing
 from harness.model.sizes import differences
 from harness.model.verdicts import Certainty, Outcome
 from harness.parse.lima import parse_lima
@@ -247,7 +247,7 @@ def test_a_process_that_stands_still_is_told_from_one_that_runs(tmp_path):
         # The shell's word for it: the child has changed its state when the parent is told.
         os.waitid(os.P_PID, vm.pid, os.WSTOPPED)
         assert instance.condition().state == "still"
-        assert instance.standing(vm.pid) == "still"
+        assert standing(vm.pid) == "still"
         instance.signal(signal.SIGCONT)
         agent.kill()
         agent.wait()
@@ -257,7 +257,7 @@ def test_a_process_that_stands_still_is_told_from_one_that_runs(tmp_path):
         vm.wait()
         agent.kill()
         agent.wait()
-    assert instance.standing(vm.pid) == "gone"
+    assert standing(vm.pid) == "gone"
     with pytest.raises(EnvironmentInvalid, match="no hypervisor"):
         instance.signal(signal.SIGKILL)
 
@@ -359,9 +359,8 @@ def test_a_machine_that_was_shut_down_is_no_crash():
     assert judged.verdict.certainty is Certainty.LIKELY
 
 
-def test_a_container_may_travel_back_in_time():
-    """After a power cut its State can say `created`: another boot id decides, State does not."""
-    story = Story().run()
+def boot(story):
+    """Twelve seconds after the beginning the probe speaks from another boot."""
     hello = {"source": "probe", "version": 1, "kernel": "6", "python": "3", "cgroup": 2, "hz": 100,
              "monitors": "light", "pid": 1}  # fmt: skip
     story.events.append(e.Hello(t=3 * 10**9, seen=3 * 10**9, boot_id="boot-2", **hello))
@@ -369,7 +368,23 @@ def test_a_container_may_travel_back_in_time():
     story.events.append(
         e.ClockLink(t=at, seen=at, source="link", clock="harness", offset=4 * 10**9 - at, error=9)
     )
+    return story
+
+
+def test_a_container_may_travel_back_in_time():
+    """After a power cut its State can say `created`: another boot id decides, State does not."""
+    story = boot(Story().run())
     judged = judge(build(story.over(15000, status="created", code=0).events))
+    assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
+
+
+@pytest.mark.parametrize("asked", ["unreachable", "channel"])
+def test_a_way_that_was_lost_to_a_machine_that_booted_is_no_excuse(asked):
+    """Nobody was there to be asked; or who was asked, answered after the boot."""
+    story = lost(gone(Story().run(), 1200))
+    boot(story)
+    story = host(story, 1300, asked, until=14_000, why="our ssh connection was lost")
+    judged = judge(build(story.over(16_000, status="exited", code=255).events))
     assert (judged.outcome, judged.verdict.cause) == (Outcome.DIED, "vm-reboot")
 
 
@@ -558,7 +573,7 @@ def test_a_hypervisor_that_nobody_found_has_not_ended(tmp_path, sleeper):
         assert not gone.is_set()
         ended(vm)
         assert gone.wait(20)
-        assert watch.ended
+        assert watch.told(0)[-1].ended
     finally:
         watch.stop()
 
@@ -578,7 +593,6 @@ def test_a_vm_whose_agent_died_runs_on(tmp_path, sleeper):
         assert (said.what, said.until, said.ended, said.spoils) == ("agentless", None, False, True)
         assert str(agent.pid) in said.why and "Broken" in said.why
         ended(vm)
-        assert clock.wait_until(lambda: watch.ended, deadline=20, every=0.05)
-        assert watch.told(0)[-1].what == "killed"
+        assert clock.wait_until(lambda: watch.told(0)[-1].what == "killed", deadline=20, every=0.05)
     finally:
         watch.stop()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from harness import clock, process
 from harness.errors import EnvironmentInvalid
-from harness.machine import vm, vm_image, vm_qemu
+from harness.machine import vm, vm_image, vm_keeper, vm_qemu
+from harness.machine.watch import Watch
 
 GIB = 1 << 30
 
@@ -67,3 +70,48 @@ def test_what_the_host_can_not_give_is_refused_with_numbers(tmp_path):
         assert word in str(told.value)
     with pytest.raises(EnvironmentInvalid, match="the host has"):
         vm.refuse(memory=1 << 60)
+
+
+SAYS_SO = "trap 'echo qemu: terminating on signal 15 from pid 7; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize(
+    ("script", "number", "what", "words"),
+    [
+        pytest.param("exit 0", 0, "shut-down", "its guest powered off", id="powered-off"),
+        pytest.param("echo up; exec sleep 60", 9, "killed", "was ended by SIGKILL", id="killed"),
+        pytest.param(SAYS_SO, 15, "killed", "signal 15 from pid 7", id="told-to-go"),
+        pytest.param("echo bad disk; exit 3", 0, "killed", "left with 3: bad disk", id="failed"),
+        pytest.param("kill -9 $PPID; sleep 60", 0, "killed", "that held it", id="its-keeper"),
+    ],
+)
+def test_the_end_of_a_vm_is_told_by_its_process(tmp_path, script, number, what, words):
+    """What this host saw: when it went, by what signal or status, and its own last line."""
+    log = tmp_path / "qemu.log"
+    hardware = vm_qemu.Hardware(
+        memory=GIB, cpus=1, root=tmp_path, data=tmp_path, kernel=tmp_path, initrd=tmp_path,
+        arguments="",
+    )  # fmt: skip
+    qemu = vm_qemu.Qemu(hardware, tmp_path, accel="tcg")
+    argv = (sys.executable, "-I", "-S", vm_keeper.__file__, "/bin/sh", "-c", script)
+    with log.open("wb") as stderr:
+        qemu._keeper = process.spawn(argv, stderr=stderr)
+    try:
+        qemu.pid = int(qemu._keeper.popen.stdout.readline().split()[1])
+        ended = clock.RealClock().inbox()
+        before = clock.now()
+        watch = Watch(qemu, gone=lambda: ended.put(True))
+        watch.start()
+        if number:
+            assert watch.told(0) == ()
+            assert clock.wait_until(lambda: b"up" in log.read_bytes(), deadline=20)
+            process.run(("kill", f"-{number}", str(qemu.pid)), deadline=20)
+        assert ended.get(clock.now() + 20 * clock.NS)
+        (said,) = watch.told(before)
+        assert said.ended
+        assert (said.what, said.until) == (what, None)
+        assert words in said.why
+        assert f"process {qemu.pid}, its hypervisor," in said.why
+        watch.stop()
+    finally:
+        qemu.kill()

@@ -31,12 +31,26 @@ def lost_channel(history: History) -> tuple[Outcome, str] | None:
         if loss.what.what not in ("channel", "unreachable") or _daemon_went(history, loss):
             continue
         request = _broken_by(history, loss)
-        if request is None or (loss.what.what == "unreachable" and _machine_went(history, loss)):
+        if request is None or _booted(history, loss):
+            continue
+        if loss.what.what == "unreachable" and _machine_went(history, loss):
             continue
         well = loss.what.what == "channel" or history.active("daemons", *_span(history, loss))
         why = f"{request} was not answered: {loss.what.why}"
         return (Outcome.INVALID if well else Outcome.UNOBSERVED), why
     return None
+
+
+def _booted(history: History, loss: Seen[HostState]) -> bool:
+    """Was it lost between the machine's last word under one boot id and its first under another?
+
+    Then whoever was asked inside was asked after the boot.
+    """
+    reboot = history.reboot()
+    if reboot is None:
+        return False
+    begin, end = _span(history, loss)
+    return reboot[0] <= end and begin <= reboot[1]
 
 
 def _machine_went(history: History, loss: Seen[HostState]) -> bool:

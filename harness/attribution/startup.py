@@ -94,15 +94,10 @@ _FROM_OUTSIDE = frozenset({"status", "exec", "docker", "host", "boot"})
 """Where an end is told by those who were not there: the engine, this host, a later boot."""
 
 
-def _boot_at(case: Case) -> int | None:
-    hellos = case.history.hellos
-    return next((s.at for s in hellos if s.what.boot_id != hellos[0].what.boot_id), None)
-
-
 def ended_before_boot(case: Case) -> Clues:
     """its main process ended before the machine booted again"""
-    boot = _boot_at(case)
-    if boot is None or case.at > boot or case.death.at_source in _FROM_OUTSIDE:
+    boot = case.history.reboot()
+    if boot is None or case.at > boot[1] or case.death.at_source in _FROM_OUTSIDE:
         return ()
     return tuple(
         Clue(n, s, "its main process ended before the boot")
@@ -112,11 +107,11 @@ def ended_before_boot(case: Case) -> Clues:
 
 def no_end_before_boot(case: Case) -> Clues:
     """nobody saw it end before the machine had booted again"""
-    boot = _boot_at(case)
-    if boot is None or case.begin > boot:
+    reboot = case.history.reboot()
+    if reboot is None or case.begin > reboot[1]:
         return ()
     # The engine dates such an end by its own next start, which may be before our probe's.
-    alive = max(p.at for p in case.history.placed if p.event.clock == "machine" and p.at < boot)
+    alive, boot = reboot
     if case.at <= alive or case.when[case.ending.witnesses[0]] < boot:
         return ()
     return tuple(

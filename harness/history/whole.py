@@ -157,6 +157,16 @@ class History:
         """The first span of that phase."""
         return next((s for s in self.spans if s.phase == name), None)
 
+    def reboot(self) -> tuple[int, int] | None:
+        """Between which instants the machine booted again: its last word before, its first after."""
+        for hello in self.hellos:
+            if hello.what.boot_id != self.hellos[0].what.boot_id:
+                words = (
+                    p.at for p in self.placed if p.event.clock == "machine" and p.at < hello.at
+                )
+                return max(words), hello.at
+        return None
+
     def makers(self, pid: int, at: int, most: int = 12) -> tuple[Seen[Forked], ...]:
         """Who made this process, who made that one, …: forks seen not later than `at`."""
         chain: list[Seen[Forked]] = []

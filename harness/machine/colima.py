@@ -16,14 +16,14 @@ from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
 from harness.machine import colima_call, colima_home, colima_own, colima_start, guest, lima
 from harness.machine.colima_start import Wish
-from harness.machine.lima_watch import Watch
+from harness.machine.virtual import Virtual
 from harness.model.sizes import differs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from harness.machine import HostSaid, MachineFacts, ProbeSite
+    from harness.machine import MachineFacts
 
 START_DEADLINE = 1500.0
 """limactl itself waits ten minutes, and a first start may fetch an image before that."""
@@ -38,7 +38,7 @@ _SHORT = {"memory": (0.10, 64 << 20), "disk": (0.10, 64 << 20), "cpus": (0.0, 0)
 _OVER = 1.02
 
 
-class Colima:
+class Colima(Virtual):
     """One profile.
 
     Args:
@@ -87,8 +87,6 @@ class Colima:
         self._home: Path | None = None
         self._private: Path | None = None
         self._folder: Path | None = None
-        self._guest: guest.Guest | None = None
-        self._watch: Watch | None = None
         self._warned: list[str] = []
 
     @property
@@ -162,16 +160,16 @@ class Colima:
                 " out, or leave `profile` out and one is made that has them",
             )
         folder = self.instance.folder
+        # Our own connections: Lima's forward dies with its ssh master and is never made again.
         self._guest = guest.Guest(
             folder / "ssh.config", f"lima-{folder.name}", self._lease.folder, sudo=True
         )
-        wait = guest.waiter(end, self._failed, lambda: "")
+        wait = self._waiter(end)
         self._guest.open(wait)
         self._settle(wait)
         self._compare(self.facts())
         # What serves the VM's ports outlives it and keeps connections to nobody open.
-        self._watch = Watch(self.instance, gone=self._guest.give_up)
-        self._watch.start()
+        self._witness(self.instance)
 
     def _offered(self) -> str:
         """The help text of `start`: which flags this version knows."""
@@ -242,12 +240,7 @@ class Colima:
 
     def stop(self) -> None:
         """Ours: stopped, deleted with its disks, and what it leaves running ended."""
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch = None
-        if self._guest is not None:
-            self._guest.close()
-            self._guest = None
+        self._hang_up()
         if self._lease is None:
             return
         if self._private is not None:
@@ -257,13 +250,11 @@ class Colima:
 
     def keep(self) -> None:
         """Leave it running when this process ends; `clean` removes it."""
-        if self._watch is not None:
-            self._watch.stop()
+        self._look_away()
         if self._guest is not None and self._lease is not None:
             self._guest.release()
             self._lease.keep()
             self._lease = self._guest = self._home = self._private = self._folder = None
-            self._watch = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -273,22 +264,6 @@ class Colima:
         self.stop()
 
     # --- what it is -----------------------------------------------------------------
-
-    @property
-    def inside(self) -> guest.Guest:
-        """Raises EnvironmentInvalid where there is none to speak to."""
-        if self._guest is None:
-            raise EnvironmentInvalid(f"colima profile {self.profile} does not run")
-        return self._guest
-
-    @property
-    def docker_host(self) -> str:
-        """Our own forward: Lima's dies with its ssh master and is never made again."""
-        return f"unix://{self.inside.socket}"
-
-    @property
-    def socket(self) -> Path:
-        return self.inside.socket
 
     def facts(self) -> MachineFacts:
         found = self.inside.facts(self.kind, profile=self.profile)
@@ -300,34 +275,7 @@ class Colima:
         }
         return dataclasses.replace(found, versions=versions, asked=self.wish.sizes)
 
-    def probe_site(self) -> ProbeSite:
-        return self.inside.site(self.name, patience=90.0)
-
-    def root(
-        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0
-    ) -> process.Result:
-        """Run as root in the guest by sudo; its exit code, or 255 where it is not reached."""
-        if self._guest is None:
-            return process.Result(tuple(argv), 255, b"", b"the profile does not run", 0.0)
-        return self._guest.root(argv, stdin=stdin, deadline=deadline)
-
-    def daemon(self, name: str, action: str, *, deadline: float = 90.0) -> int | None:
-        """As `guest.Guest.daemon` says."""
-        end = clock.now() + int(deadline * clock.NS)
-        wait = guest.waiter(end, self._failed, lambda: "")
-        return self.inside.daemon(name, action, deadline=deadline, wait=wait)
-
-    def testimony(self, since: int) -> tuple[HostSaid, ...]:
-        """The VM's own end, its standing still, and losses of our way to its engine."""
-        said = [] if self._watch is None else [*self._watch.told(since)]
-        said += [] if self._guest is None else self._guest.outages(since)
-        return tuple(sorted(said, key=lambda one: one.at))
-
     # --- what a VM can suffer ---------------------------------------------------------
-
-    def clock_step(self, seconds: float) -> None:
-        """Lima sets the clock right again within ten seconds."""
-        self.inside.clock_step(seconds)
 
     def power_cut(self) -> None:
         """Its hypervisor is killed between two instructions; nothing starts it again."""

@@ -250,7 +250,7 @@ class Guest:
             versions={**parts, **versions},
         )
 
-    # --- daemons and clock ----------------------------------------------------------
+    # --- daemons ----------------------------------------------------------
 
     def daemon(
         self,
@@ -306,13 +306,6 @@ class Guest:
         if not done.ok:
             raise EnvironmentInvalid(f"the shim of {container[:12]}: {done.why()}")
         return None if action in ("kill", "stop") else int(found[0])
-
-    def clock_step(self, seconds: float) -> None:
-        """Set the guest's wall clock so much forward (or back), at once."""
-        step = f"import time; time.clock_settime(time.CLOCK_REALTIME, time.time() + {seconds!r})"
-        done = self.root(("python3", "-c", step))
-        if not done.ok:
-            raise EnvironmentInvalid("the guest's clock can not be set", why=done.why())
 
 
 def waiter(

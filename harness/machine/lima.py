@@ -11,17 +11,18 @@ import json
 import os
 import re
 import signal
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import process
+from harness import clock, process
 from harness.errors import EnvironmentInvalid
+from harness.machine import HostSaid
+from harness.machine.watch import standing
 from harness.parse.lima import LimaFact, parse_lima
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 _AGENT = "ha.pid"
 _LOGS = ("ha.stderr.log", "ha.stdout.log", "serial.log", "serialv.log")
@@ -64,12 +65,6 @@ class Instance:
         """Pid of the host agent; None where it does not run."""
         return _pid(self.folder / _AGENT)
 
-    def standing(self, pid: int | None) -> str:
-        """running · still · gone, of the hypervisor that had this pid; one small look."""
-        if pid is None or not _runs(pid):
-            return "gone"
-        return "still" if _stopped(pid) else "running"
-
     def signal(self, number: signal.Signals) -> None:
         """To the hypervisor.
 
@@ -90,7 +85,7 @@ class Instance:
     def condition(self, known: int | None = None) -> Condition:
         """How it is now. known: Pid of the hypervisor while it still ran, for the words."""
         driver, agent = self.hypervisor(), self.agent()
-        if driver is not None and _stopped(driver):
+        if driver is not None and standing(driver) == "still":
             return Condition("still", f"process {driver}, its hypervisor, is stopped")
         if driver is not None and agent is None:
             return Condition("agentless", f"the hypervisor ({driver}) runs without its host agent")
@@ -105,6 +100,20 @@ class Instance:
         if ordered is not None and ordered.what == "stop-asked":
             return Condition("shut-down", f"{who} is gone, and its host agent was told: {told}")
         return Condition("killed", f"{who} is gone: {told or 'its host agent said nothing'}")
+
+    def end(self, pid: int | None) -> tuple[str, str]:
+        """(killed | shut-down, who says so), of the hypervisor that had this pid."""
+        now = self.condition(pid)
+        return ("shut-down" if now.state == "shut-down" else "killed"), now.why
+
+    def clock_steps(self) -> list[HostSaid]:
+        """When Lima set the guest's wall clock; under memory pressure it sets it wrongly."""
+        ahead = clock.RealClock().wall() - clock.now()
+        return [
+            HostSaid(at=fact.wall - ahead, what="clock-step", why=fact.text)
+            for fact in self.facts()
+            if fact.what == "clock-step" and fact.wall is not None
+        ]
 
     def facts(self) -> list[LimaFact]:
         """What the host agent has said of this run that bears on its end, in its order."""
@@ -166,34 +175,7 @@ def _pid(path: Path) -> int | None:
         pid = int(path.read_text())
     except (OSError, ValueError):
         return None
-    return pid if _runs(pid) else None
-
-
-def _runs(pid: int) -> bool:
-    """Is there such a process, and no mere zombie of one?"""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return _letter(pid) != "Z"
-
-
-def _stopped(pid: int) -> bool:
-    return _letter(pid) == "T"
-
-
-def _letter(pid: int) -> str:
-    """The state of a process in one letter: T stopped by a signal, Z dead and not reaped."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        # No /proc here, or no such process any more; `ps` knows it on macOS too.
-        if sys.platform == "linux":
-            return ""
-        return process.run(("ps", "-o", "state=", "-p", str(pid)), deadline=5).text.strip()[:1]
-    return stat.rpartition(")")[2].split()[0]
+    return pid if standing(pid) != "gone" else None
 
 
 def processes(home: str) -> list[tuple[int, str]]:

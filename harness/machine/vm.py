@@ -8,6 +8,7 @@ outside this host, it reaches nothing, and it ends with the harness.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -20,12 +21,13 @@ from harness import clock, lease, process
 from harness.errors import EnvironmentInvalid
 from harness.machine import guest, vm_image, vm_qemu
 from harness.machine.supply import beyond, make_disk, turn_down
+from harness.machine.virtual import Virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from harness.machine import MachineFacts, ProbeSite
+    from harness.machine import MachineFacts
 
 PACKAGES = ("qemu-system-x86", "qemu-utils", "debootstrap", "openssh-client", "e2fsprogs")
 _PROGRAMS = {
@@ -50,7 +52,7 @@ _ENGINE_OPTIONS: Mapping[str, Any] = {
 }
 
 
-class Vm:
+class Vm(Virtual):
     """One VM.
 
     Args:
@@ -93,7 +95,6 @@ class Vm:
         self._places = places or lease.places()
         self._lease: lease.Lease | None = None
         self._qemu: vm_qemu.Qemu | None = None
-        self._guest: guest.Guest | None = None
 
     # --- up ---------------------------------------------------------------------
 
@@ -119,11 +120,6 @@ class Vm:
     def run(self) -> Path:
         """Its directory on this host."""
         return self._places.run / self.name
-
-    @property
-    def socket(self) -> Path:
-        """The engine's, forwarded."""
-        return self.run / "docker.sock"
 
     @property
     def _overlay(self) -> Path:
@@ -188,10 +184,11 @@ class Vm:
         self.port = self._qemu.start(end)
         self._lease.owns(process=f"{self._qemu.pid}:{lease.start_time(self._qemu.pid)}")
         self._write_ssh_config()
-        wait = guest.waiter(end, self._failed, self._dead)
+        wait = self._waiter(end)
         wait("its ssh does not answer", self._greets)
         self._guest = guest.Guest(self.run / "ssh.config", _ALIAS, self.run)
         self._guest.open(wait)
+        self._witness(self._qemu)
 
     def _dead(self) -> str:
         if self._qemu is None or not self._qemu.alive:
@@ -269,13 +266,9 @@ class Vm:
             self._lease = None
         self.port = 0
 
-    def _hang_up(self) -> None:
-        if self._guest is not None:
-            self._guest.close()
-            self._guest = None
-
     def keep(self) -> None:
         """Leave it running when this process ends; `clean` removes it."""
+        self._look_away()
         pipe = self._qemu.pipe if self._qemu is not None else None
         if self._lease is not None and pipe is not None:
             self._lease.keep(pipe)
@@ -293,17 +286,6 @@ class Vm:
     # --- what it is ---------------------------------------------------------------
 
     @property
-    def docker_host(self) -> str:
-        return f"unix://{self.socket}"
-
-    @property
-    def inside(self) -> guest.Guest:
-        """Raises EnvironmentInvalid where there is none to speak to."""
-        if self._guest is None:
-            raise EnvironmentInvalid(f"the VM {self.name} does not run", why=self.last_words())
-        return self._guest
-
-    @property
     def pids(self) -> dict[str, int]:
         """Of the daemons, in the guest's numbers."""
         names = ("dockerd", "containerd")
@@ -315,24 +297,9 @@ class Vm:
         return 0 if self._qemu is None else self._qemu.pid
 
     def facts(self) -> MachineFacts:
-        return self.inside.facts(self.kind, accelerator=self.accel or "?")
-
-    def probe_site(self) -> ProbeSite:
-        return self.inside.site(self.name, patience=90.0)
-
-    def root(
-        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0
-    ) -> process.Result:
-        """Run as root in the guest; its exit code, or 255 where the guest is not reached."""
-        if self._guest is None:
-            return process.Result(tuple(argv), 255, b"", b"the VM does not run", 0.0)
-        return self._guest.root(argv, stdin=stdin, deadline=deadline)
-
-    def daemon(self, name: str, action: str, *, deadline: float = 90.0) -> int | None:
-        """As `guest.Guest.daemon` says."""
-        end = clock.now() + int(deadline * clock.NS)
-        wait = guest.waiter(end, self._failed, self._dead)
-        return self.inside.daemon(name, action, deadline=deadline, wait=wait)
+        found = self.inside.facts(self.kind, accelerator=self.accel or "?")
+        asked = {key: size for key, size in self._check.keywords.items() if size is not None}
+        return dataclasses.replace(found, asked=asked)
 
     # --- what only a VM can suffer ------------------------------------------------
 
@@ -343,39 +310,20 @@ class Vm:
     def thaw(self) -> None:
         self._running().thaw()
 
-    def clock_step(self, seconds: float) -> None:
-        """Set the guest's wall clock so much forward (or back), at once."""
-        self.inside.clock_step(seconds)
-
-    def power_cut(self, *, back: bool = True) -> None:
+    def power_cut(self) -> None:
         """Memory is gone between two instructions; the disks stay as they were flushed.
 
-        back: The power returns at once and the guest boots again (under another boot id;
-        connections are made again by themselves); else QEMU is killed, until `power_on`.
+        The power returns at once and the guest boots again, under another boot id;
+        connections are made again by themselves.
 
         Raises:
             EnvironmentInvalid: it does not run.
         """
-        if not back:
-            self._running().kill()
-            self._qemu = None
-            self._hang_up()
-            return
         try:
             self._running().ask("system_reset")
         except OSError as error:
             raise EnvironmentInvalid("the VM can not be reset", why=str(error)) from error
         self.inside.hang_up()
-
-    def power_on(self) -> None:
-        """Boot the same disks again after `power_cut(back=False)`; the ssh port is a new one.
-
-        Raises:
-            EnvironmentInvalid: it does not come up.
-        """
-        if self._lease is None or self._qemu is not None:
-            raise EnvironmentInvalid("only a VM whose power was cut can be powered on")
-        self._boot(vm_image.ensure(self.cache))
 
     def _running(self) -> vm_qemu.Qemu:
         if self._qemu is None or not self._qemu.alive:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ from harness.machine import vm_image
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harness.machine import HostSaid
+
 PROGRAM = "qemu-system-x86_64"
 _KEEPER = Path(__file__).with_name("vm_keeper.py")
+_SIGNALLED = "terminating on signal"
+"""QEMU's own words where SIGTERM, SIGINT or SIGHUP ended it: it leaves with 0 all the same."""
 _KVM_DEADLINE = 25.0
 """Under a KVM that works it takes some two seconds, and five more until it powers off."""
 
@@ -99,6 +104,17 @@ def command(hardware: Hardware, folder: Path, accel: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _signal(number: int) -> str:
+    """
+    >>> _signal(9), _signal(60)
+    ('SIGKILL', 'signal 60')
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _comma(path: Path) -> str:
     """QEMU splits options at commas; a doubled one stands for itself."""
     return str(path).replace(",", ",,")
@@ -145,10 +161,40 @@ class Qemu:
             clock.RealClock().sleep(0.02)
 
     def _failed(self, what: str) -> EnvironmentInvalid:
-        words = (self.folder / "qemu.log").read_text(errors="replace").strip().splitlines()
+        words = self._last_words(6)
         return EnvironmentInvalid(
-            f"QEMU does not run: {what}", why="\n".join(words[-6:]) or "it said nothing"
+            f"QEMU does not run: {what}", why="\n".join(words) or "it said nothing"
         )
+
+    def _last_words(self, lines: int = 1) -> list[str]:
+        said = (self.folder / "qemu.log").read_text(errors="replace")
+        return said.strip().splitlines()[-lines:]
+
+    # --- as this host sees it (`watch.Hypervisor`) ---
+
+    def hypervisor(self) -> int | None:
+        return self.pid or None
+
+    def agent(self) -> None:
+        """What holds it takes it along: it never runs on alone."""
+
+    def end(self, pid: int | None) -> tuple[str, str]:
+        """By its exit status and its own last line: a guest that powers off ends it with 0."""
+        who = f"process {pid}, its hypervisor,"
+        # The keeper has waited for it: its status is there as soon as it is gone.
+        ended = self._keeper is not None and self._keeper.wait(5)
+        code = self._keeper.code if self._keeper is not None and ended else None
+        words = "; ".join(self._last_words())
+        if code is None or code < 0:
+            return "killed", f"{who} went with the process that held it"
+        if code == 0 and _SIGNALLED not in words:
+            return "shut-down", f"{who} left with 0: its guest powered off"
+        how = f"was ended by {_signal(code - 128)}" if code > 128 else f"left with {code}"
+        return "killed", f"{who} {how}" + (f": {words}" if words else "")
+
+    def clock_steps(self) -> tuple[HostSaid, ...]:
+        """Nobody on this host sets the guest's clock."""
+        return ()
 
     @property
     def alive(self) -> bool:

@@ -159,13 +159,8 @@ def aftermath(t: Trial) -> int:
 def _post_mortem(t: Trial) -> None:
     """When the engine has noticed the death, or at once where there was none."""
     waiting = t.observed.died and not t.observed.noticed
-    seconds = (
-        t.spec.experiment.deadlines.post_mortem
-        + steps.NOTICE
-        + steps.FLUSH
-        + steps.LEAVING
-        + MARGIN
-    )
+    seconds = t.spec.experiment.deadlines.post_mortem + steps.patience(t.stage.machine)
+    seconds += steps.NOTICE + steps.FLUSH + MARGIN
     t.begin(
         seconds,
         "post-mortem",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from harness.clock import Inbox
+    from harness.machine import Machine
     from harness.runner.stage import Stage
 
 WARM = 5.0
@@ -34,6 +35,8 @@ FLUSH = 5.0
 ASKING = 10.0
 # From an engine's orderly stop to its machine's, emulated: five to twenty seconds were seen.
 LEAVING = 30.0
+# A machine that boots alone knows what became of its containers: emulated, on a busy host.
+BOOT = 180.0
 
 
 def create(stage: Stage) -> None:
@@ -91,14 +94,15 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
     clock = stage.clock
     if noticed is not None:
         noticed.get(clock.now() + int(NOTICE * NS))
-    end = clock.now() + int(stage.spec.experiment.deadlines.post_mortem * NS)
+    began = clock.now()
+    end = began + int(stage.spec.experiment.deadlines.post_mortem * NS)
+    more = int(patience(stage.machine) * NS)
     if not stage.link.flush(FLUSH):
-        _await_machine(stage, end - int(ASKING * NS))
+        _await_machine(stage, max(end - int(ASKING * NS), began + more))
     elif _perhaps_leaving(stage):
-        # On top of the deadline, which is made for an engine that answers.
-        began = clock.now()
         _await_machine(stage, began + int(LEAVING * NS))
-        end += clock.now() - began
+    # On top of the deadline, which is made for a machine that answers.
+    end += min(clock.now() - began, more)
     _hear_host(stage)
 
     def left(most: float) -> float:
@@ -126,6 +130,11 @@ def post_mortem(stage: Stage, *, noticed: Inbox[bool] | None, usage: bool) -> bo
         }
         stage.say(e.Note(**stage.now(), what="system df", data=data))
     return stage.link.flush(FLUSH)
+
+
+def patience(machine: Machine) -> float:
+    """Seconds that a machine with a boot of its own may be away, beyond any deadline."""
+    return BOOT if isinstance(machine, Witnessed) else 0.0
 
 
 def _perhaps_leaving(stage: Stage) -> bool:

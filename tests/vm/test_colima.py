@@ -29,7 +29,7 @@ from harness.model.verdicts import Outcome
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from drills import Drills
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.soak]
 
 GIB = 1 << 30
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.machine.vm import Vm
-
 pytestmark = pytest.mark.vm
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +21,7 @@ from harness.machine import cgroups
 from harness.machine.pen import Pen
 
 said = {"version": cgroups.layout().version}
-pen = Pen(memory=300 << 20, cpus=1, disk=1 << 30, pids=500, start_deadline=240)
+pen = Pen(memory=200 << 20, cpus=1, disk=1 << 30, pids=500, start_deadline=240)
 pen.start()
 try:
     said["effective"] = dict(pen.facts().effective)
@@ -68,18 +66,17 @@ def _harness() -> bytes:
     return out.getvalue()
 
 
-def test_a_pen_on_version_two_holds_and_leaves_nothing():
+def test_a_pen_on_version_two_holds_and_leaves_nothing(machine):
     """Limits are set and read back, running out names the pen's own cgroup, and all of it goes."""
-    with Vm(memory=1 << 30, cpus=2, disk=4 << 30, cgroup=2) as vm:
-        unpack = ("sh", "-c", "mkdir -p /root/inside && tar -C /root/inside -xf -")
-        assert vm.root(unpack, stdin=_harness(), deadline=120).ok
-        ran = vm.root(("python3", "-c", _INSIDE), deadline=900)
-        assert ran.ok, ran.err.decode()
-        said = json.loads(ran.text.strip().splitlines()[-1])
+    unpack = ("sh", "-c", "mkdir -p /root/inside && tar -C /root/inside -xf -")
+    assert machine.root(unpack, stdin=_harness(), deadline=120).ok
+    ran = machine.root(("python3", "-c", _INSIDE), deadline=900)
+    assert ran.ok, ran.err.decode()
+    said = json.loads(ran.text.strip().splitlines()[-1])
     assert said["version"] == 2
-    assert said["effective"]["memory"] == 300 << 20
+    assert said["effective"]["memory"] == 200 << 20
     assert (said["effective"]["cpus"], said["effective"]["pids"]) == (1, 500)
-    assert (said["memory.max"], said["memory.swap.max"]) == (str(300 << 20), "0")
+    assert (said["memory.max"], said["memory.swap.max"]) == (str(200 << 20), "0")
     assert said["cgroup.procs"] == "", "version 2 allows processes in leaves only"
     assert said["code"] == 137
     assert f"oom_memcg={said['cgroup']},task_memcg={said['cgroup']}/{said['hog']}" in said["dmesg"]

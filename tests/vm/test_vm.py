@@ -1,164 +1,52 @@
 """A VM is a machine: version 2 of control groups, PSI, a journal, and ends that only a VM has.
 
-One VM for the whole file, made with what apt brings: as root on Debian or Ubuntu the
-packages that are missing are installed by this test (qemu-system-x86, debootstrap, ...);
-elsewhere it is skipped with the reason. The order of the tests is the VM's life.
+One VM for the whole file. The order of the tests is its life, and the last ones end it.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from harness import clock, engine, events, history, images, lease
-from harness.attribution import judge
-from harness.machine import guest, vm, vm_image, vm_qemu
-from harness.matrix import plan
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from drills import SLEEPS
+
+from harness import clock, events, lease
+from harness.machine import guest, vm_qemu
 from harness.model.verdicts import Outcome
-from harness.runner.link import ProbeLink
-from harness.runner.trial import Trial
-from harness.spec import load_experiment
 
 pytestmark = pytest.mark.vm
-
-BUSYBOX = SimpleNamespace(rootfs="busybox", ref=None, build=None)
-MEMORY = 512 << 20
-DISK = 1 << 30
-
-
-class Heard:
-    """Everything a link said; passed on to the trial that runs, if one does."""
-
-    def __init__(self):
-        self.events = []
-        self.news = threading.Condition()
-        self.trial = None
-
-    def __call__(self, event):
-        with self.news:
-            self.events.append(event)
-            self.news.notify_all()
-        if self.trial is not None:
-            self.trial.take(event)
-
-    def wait(self, kind, deadline=90, where=lambda event: True, since=0):
-        """The first event of this kind after so many others; fails when none comes."""
-        end = time.monotonic() + deadline
-        while True:
-            with self.news:
-                for event in self.events[since:]:
-                    if isinstance(event, kind) and where(event):
-                        return event
-                left = end - time.monotonic()
-                assert left > 0, f"no {kind.__name__} within {deadline} s"
-                self.news.wait(min(left, 0.2))
-
-
-def install():
-    """What is missing comes by apt, or the reason why there is no VM here."""
-    lacking = vm.missing()
-    if lacking and shutil.which("apt-get") and os.geteuid() == 0:
-        packages = sorted(set(lacking.values()))
-        print("installing", *packages)
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for argv in (
-            ["apt-get", "update"],
-            ["apt-get", "install", "-y", "--no-install-recommends", *packages],
-        ):
-            done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                pytest.skip(f"{' '.join(argv)}: {done.stderr.strip()[-300:]}")
-    reason = vm.why_not()
-    if reason:
-        pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def machine():
-    """One VM, started; one processor, since emulating two on two costs more than it gives."""
-    install()
-    made = vm.Vm(memory=MEMORY, cpus=1, disk=DISK, inodes=50_000, start_deadline=400)
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def link(machine):
-    """(link, heard) for the VM's life."""
-    heard = Heard()
-    with ProbeLink(machine.probe_site(), on_event=heard) as started:
-        yield started, heard
-
-
-@pytest.fixture(scope="module")
-def client(machine):
-    connected = engine.connect(machine.docker_host, deadline=120)
-    images.ensure(connected, BUSYBOX)
-    yield connected
-    connected.close()
-
-
-class Writer:
-    """Keeps a trial's events; tells `act` when the pre-task begins."""
-
-    def __init__(self, act):
-        self.events, self._act, self.subject, self.main = [], act, None, None
-
-    def add(self, event):
-        event = events.numbered(event, len(self.events) + 1)
-        self.events.append(event)
-        if event.kind == "container" and event.role == "subject":
-            self.subject = event.container
-        if event.kind == "main":
-            self.main = event.pid
-        if (event.kind, getattr(event, "phase", ""), getattr(event, "edge", "")) == (
-            "phase", "pre-task", "begin",
-        ) and self._act:  # fmt: skip
-            threading.Thread(target=self._act, args=(self,), daemon=True).start()
-        return event
-
-    def text(self, *_):
-        pass
-
-    def close(self):
-        return len(self.events), ""
-
-
-@pytest.fixture
-def trial(machine, link, client, tmp_path):
-    """trial(container YAML, act, pre_task) → (events, judgement) of one whole trial."""
-    started, heard = link
-
-    def run(container, act=None, pre_task="sleep 60"):
-        (tmp_path / "e.yaml").write_text(
-            "name: e\ncontainer:\n  image: {rootfs: busybox}\n  network: none\n"
-            + "".join(f"  {line}\n" for line in container)
-            + f"pre_task: {{run: {pre_task}, timeout: 200s}}\nlinger: 2s\n"
-            "deadlines: {start: 240s, create: 120s, post_mortem: 300s, clean: 120s, trial: 900s}\n"
-        )
-        (spec, *_) = plan(load_experiment(tmp_path / "e.yaml"), 0)
-        writer = Writer(act)
-        heard.trial = Trial(spec, machine=machine, engine=client, link=started, writer=writer)
-        try:
-            record = heard.trial.run()
-        finally:
-            heard.trial = None
-        return writer.events, judge(history.build(writer.events), aborted=record.aborted)
-
-    return run
 
 
 def said(kept, kind, where=lambda event: True):
     return [e for e in kept if isinstance(e, kind) and where(e)]
+
+
+def injected(kept):
+    """What was caused in a trial, in order, each as it was noted."""
+    return [note.data for note in said(kept, events.Note, lambda e: e.what == "injection")]
+
+
+@pytest.fixture
+def trial(drills):
+    """One whole trial, with time enough for an emulated machine: (events, judgement)."""
+
+    def run(container=SLEEPS, act=None, *, pre_task="sleep 60", timeout="200s", **more):
+        return drills.trial(act, container=container, pre_task=pre_task, timeout=timeout, **more)
+
+    return run
+
+
+@pytest.fixture
+def link(drills):
+    """(link, heard): the probe's connection, and all it has said."""
+    return drills.link, drills.heard
 
 
 def test_it_is_what_was_asked_for(machine):
@@ -166,9 +54,10 @@ def test_it_is_what_was_asked_for(machine):
     facts = machine.facts()
     assert facts.kind == "vm"
     assert facts.cgroup == 2
-    assert 0.85 * MEMORY < facts.effective["memory"] < MEMORY
+    assert facts.asked == {"memory": 512 << 20, "cpus": 1, "disk": 1 << 30, "inodes": 50_000}
+    assert 0.85 * facts.asked["memory"] < facts.effective["memory"] < facts.asked["memory"]
     assert facts.effective["cpus"] == 1
-    assert 0.85 * DISK < facts.effective["disk"] < DISK
+    assert 0.85 * facts.asked["disk"] < facts.effective["disk"] < facts.asked["disk"]
     assert 50_000 <= facts.effective["inodes"] < 55_000
     assert facts.boot_id != lease.boot_id()
     assert facts.kernel != os.uname().release
@@ -215,6 +104,7 @@ def test_the_main_process_at_its_own_limit(trial):
     assert said(kept, events.KernelLine, lambda k: "constraint=CONSTRAINT_MEMCG" in k.text)
 
 
+@pytest.mark.soak
 def test_a_group_kill_takes_the_main_process_along(trial, machine):
     """memory.oom.group: a child runs into the limit and everything is killed at once."""
 
@@ -233,19 +123,6 @@ def test_a_group_kill_takes_the_main_process_along(trial, machine):
     assert judgement.outcome is Outcome.DIED
     assert judgement.verdict.hypothesis == "container-resources"
     assert said(kept, events.KernelLine, lambda k: "are going to be killed due to" in k.text)
-
-
-def test_a_whole_cgroup_is_killed_by_its_file(trial, machine):
-    """cgroup.kill reaches the main process with no kill() that names it."""
-    kept, judgement = trial(
-        ["command: [sleep, '1000']"],
-        lambda writer: machine.root(
-            ("sh", "-c", f"echo 1 > /sys/fs/cgroup/docker/{writer.subject}/cgroup.kill")
-        ),
-    )
-    assert judgement.outcome is Outcome.DIED
-    assert judgement.verdict.cause == "cgroup-kill"
-    assert said(kept, events.DeathSeen)
 
 
 def test_the_whole_machine_runs_out(trial):
@@ -301,15 +178,30 @@ def test_a_killed_daemon_is_told_and_comes_back(machine, link):
     assert clock.wait_until(lambda: guest.answers(machine.socket), deadline=180, every=0.5)
 
 
-def test_a_clock_step_is_an_event(machine, link):
-    """The wall clock jumps by an hour; order does not rest on it."""
+def test_a_whole_cgroup_is_killed_by_its_file_after_a_clock_step(trial, machine, link):
+    """`inject: clock-step`: an hour forward; cgroup.kill then reaches the main process with no
+    kill() that names it. The step is an event, and order rests on no wall clock."""
     _, heard = link
     since = len(heard.events)
-    machine.clock_step(3600)
-    jump = heard.wait(events.ClockJump, where=lambda e: e.which == "wall", since=since)
+
+    def act(kept):
+        heard.wait(events.ClockJump, where=lambda e: e.which == "wall", since=since)
+        file = f"/sys/fs/cgroup/docker/{kept.subject}/cgroup.kill"
+        assert machine.root(("sh", "-c", f"echo 1 > {file}")).ok
+
+    kept, judgement = trial(act=act, inject=["at: pre-task, after: 1s, what: clock-step, step: 1h"])
+    assert (judgement.outcome, judgement.verdict.cause) == (Outcome.DIED, "cgroup-kill")
+    assert said(kept, events.DeathSeen)
+    (done,) = injected(kept)
+    assert done["why"] is None
+    jump = said(kept, events.ClockJump, lambda e: e.which == "wall")[0]
     assert abs(jump.by / clock.NS - 3600) < 5
-    machine.clock_step(-3600)
-    heard.wait(events.ClockJump, where=lambda e: e.which == "wall" and e.by < 0, since=since)
+
+
+def test_the_clock_is_right_again(machine):
+    """What an injection did to it was undone when its trial was over."""
+    wall = float(machine.root(("date", "+%s.%N")).text)
+    assert abs(wall - time.time()) < 60
 
 
 def test_a_freeze_is_silence_that_is_told(machine, link):
@@ -335,21 +227,46 @@ def test_a_freeze_is_silence_that_is_told(machine, link):
     )
 
 
-def test_a_power_cut_in_a_trial_is_another_boot(machine, link, trial):
-    """The container goes with its kernel; probe and engine are found again, and the boot id tells."""
-    started, _ = link
-    first = started.states()[0].boot_id
-
-    def cut(_writer):
-        machine.root(("sync",), deadline=60)
-        machine.power_cut()
-
-    kept, judgement = trial(["command: [sleep, '1000']"], cut)
+def test_a_power_cut_in_a_trial_is_another_boot(machine, drills, trial):
+    """`inject: power-cut`: container and kernel go; probe and engine come back, the boot id tells."""
+    first = machine.facts().boot_id
+    kept, judgement = trial(
+        inject=[
+            "at: pre-task, what: command, run: [sync]",
+            "at: pre-task, after: 4s, what: power-cut",
+        ],
+    )
+    assert [done["why"] for done in injected(kept)] == [None, None]
     second = [e.boot_id for e in said(kept, events.Hello) if e.boot_id != first]
     assert second, "the probe did not come back within the trial"
-    assert judgement.outcome is Outcome.DIED
-    assert judgement.verdict.cause == "vm-reboot"
+    assert (judgement.outcome, judgement.verdict.cause) == (Outcome.DIED, "vm-reboot")
     assert machine.facts().boot_id == second[0]
+    assert clock.wait_until(lambda: drills.client.ping(deadline=10).ok, deadline=180, every=0.5)
+
+
+def test_a_hypervisor_that_stands_still_is_seen_from_here(machine, trial):
+    """SIGSTOP to QEMU, and on again: the exec's time-out is the machine's standing still."""
+
+    def act(_):
+        os.kill(machine.qemu_pid, signal.SIGSTOP)
+        time.sleep(15)
+        os.kill(machine.qemu_pid, signal.SIGCONT)
+
+    kept, judgement = trial(act=act, pre_task="sleep 5", timeout="8s")
+    assert [e.what for e in said(kept, events.HostState, lambda e: e.what == "still")] == ["still"]
+    assert (judgement.outcome, judgement.verdict.cause) == (Outcome.EXEC_FAILED, "vm-suspended")
+
+
+def test_a_hypervisor_that_is_killed_takes_its_container_along(machine, trial):
+    """Nothing in the guest can tell it and nothing boots again: the verdict is this host's."""
+    pid = machine.qemu_pid
+    kept, judgement = trial(act=lambda _: os.kill(pid, signal.SIGKILL))
+    assert (judgement.outcome, judgement.verdict.cause) == (Outcome.DIED, "vm-reboot")
+    (end,) = said(kept, events.HostState, lambda e: e.what in ("killed", "shut-down"))
+    assert (end.what, end.why) == (
+        "killed", f"process {pid}, its hypervisor, was ended by SIGKILL",
+    )  # fmt: skip
+    assert end.n in judgement.verdict.cites
 
 
 def test_nothing_stays(machine):
@@ -380,9 +297,9 @@ time.sleep(600)
 """
 
 
+@pytest.mark.usefixtures("image")
 def test_the_harness_takes_it_along(tmp_path):
     """kill -9 of whoever holds a VM ends QEMU at once: nothing runs on alone."""
-    install()
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "root", "1M"], check=True)
     (tmp_path / "data").write_bytes(bytes(1 << 20))
     with subprocess.Popen(
@@ -403,10 +320,8 @@ def _text(path):
         return ""
 
 
-def test_an_accelerator_is_what_works():
+def test_an_accelerator_is_what_works(image):
     """Where KVM is claimed our kernel has run under it; the device alone proves nothing."""
-    install()
-    image = vm_image.ensure()
     found = vm_qemu.accelerator(image.kernel, image.initrd)
     assert found in {"kvm", "tcg"}
     assert found == "tcg" or os.access("/dev/kvm", os.W_OK)

@@ -1,28 +1,44 @@
-"""Looks at a Lima VM from this host for as long as it is ours: when did it end, when did it stand?
+"""Looks at a VM from this host for as long as it is ours: when did it end, when did it stand?
 
 Rule: a look costs one signal 0 and one small read, and changes nothing.
-What a change means is read from the logs when somebody asks, not when it is noticed: the host
-agent needs a second to write its last lines.
+What a change means is asked when somebody wants to know, not when it is noticed: whoever
+served the VM needs a second to write its last lines.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from harness import clock
+from harness import clock, process
 from harness.machine import HostSaid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from harness.machine.lima import Instance
+    from collections.abc import Callable, Sequence
 
 _LOOK = 0.2 if sys.platform == "linux" else 1.0
 """Seconds. Without /proc a look costs a process."""
 _TOGETHER = 3.0
 """Seconds between the ends of a hypervisor and of its host agent that are one end."""
+
+
+class Hypervisor(Protocol):
+    """The process that is a VM, as this host sees it."""
+
+    def hypervisor(self) -> int | None:
+        """Its pid; None where none runs."""
+
+    def agent(self) -> int | None:
+        """Pid of what looks after it on this host; None where nobody does, or has to."""
+
+    def end(self, pid: int | None) -> tuple[str, str]:
+        """(killed | shut-down, the processes and lines that say so), once it is gone."""
+
+    def clock_steps(self) -> Sequence[HostSaid]:
+        """When somebody on this host set the guest's wall clock."""
 
 
 class Watch:
@@ -31,8 +47,8 @@ class Watch:
     gone: Called from it once, when the VM has ended.
     """
 
-    def __init__(self, instance: Instance, *, gone: Callable[[], None]) -> None:
-        self._instance = instance
+    def __init__(self, hypervisor: Hypervisor, *, gone: Callable[[], None]) -> None:
+        self._hypervisor = hypervisor
         self._tell = gone
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -44,8 +60,8 @@ class Watch:
 
     def start(self) -> None:
         self._over.clear()
-        self._pid, self._agent = self._instance.hypervisor(), self._instance.agent()
-        self._thread = threading.Thread(target=self._look, name="lima-watch", daemon=True)
+        self._pid, self._agent = self._hypervisor.hypervisor(), self._hypervisor.agent()
+        self._thread = threading.Thread(target=self._look, name="vm-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -53,11 +69,6 @@ class Watch:
         if self._thread is not None:
             self._thread.join(5)
             self._thread = None
-
-    @property
-    def ended(self) -> bool:
-        """Has the VM ended since the watch began? It does not come back by itself."""
-        return self._gone is not None
 
     def told(self, since: int) -> tuple[HostSaid, ...]:
         """The VM's own states since then (ns of `clock.now`), oldest first, and when its clock was set."""
@@ -69,12 +80,11 @@ class Watch:
             for begin, end in list(self._still)
             if end is None or end >= since
         ]  # fmt: skip
-        said += [step for step in self._clock_steps() if step.at >= since]
+        said += [step for step in self._hypervisor.clock_steps() if step.at >= since]
         said += [one for one in self._agentless() if one.until is None or one.until >= since]
         if self._gone is not None and self._gone >= since:
-            now = self._instance.condition(self._pid)
-            what = "shut-down" if now.state == "shut-down" else "killed"
-            said.append(HostSaid(at=self._gone, what=what, why=now.why))
+            what, why = self._hypervisor.end(self._pid)
+            said.append(HostSaid(at=self._gone, what=what, why=why))
         return tuple(sorted(said, key=lambda one: one.at))
 
     def _agentless(self) -> list[HostSaid]:
@@ -89,32 +99,45 @@ class Watch:
         )
         return [HostSaid(at=self._alone, until=self._gone, what="agentless", why=why)]
 
-    def _clock_steps(self) -> list[HostSaid]:
-        """When Lima set the guest's wall clock; under memory pressure it sets it wrongly."""
-        ahead = clock.RealClock().wall() - clock.now()
-        return [
-            HostSaid(at=fact.wall - ahead, what="clock-step", why=fact.text)
-            for fact in self._instance.facts()
-            if fact.what == "clock-step" and fact.wall is not None
-        ]
-
     def _look(self) -> None:
         while not self._over.wait(_LOOK):
             if self._pid is None:
                 # A process that nobody has found has not ended either.
-                self._pid = self._instance.hypervisor()
+                self._pid = self._hypervisor.hypervisor()
                 continue
-            state = self._instance.standing(self._pid)
+            state = standing(self._pid)
             now = clock.now()
             still = bool(self._still) and self._still[-1][1] is None
             if state == "still" and not still:
                 self._still.append((now, None))
             elif state != "still" and still:
                 self._still[-1] = (self._still[-1][0], now)
-            agent = self._instance.standing(self._agent)
-            if self._alone is None and self._agent is not None and agent == "gone":
+            if self._alone is None and self._agent and standing(self._agent) == "gone":
                 self._alone = now
             if state == "gone":
                 self._gone = now
                 self._tell()
                 return
+
+
+def standing(pid: int) -> str:
+    """running · still (stopped by a signal) · gone (or a mere zombie), of one process."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except OSError:
+        return "gone"
+    return {"T": "still", "Z": "gone"}.get(_letter(pid), "running")
+
+
+def _letter(pid: int) -> str:
+    """The state of a process in one letter: T stopped by a signal, Z dead and not reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        # No /proc here, or no such process any more; `ps` knows it on macOS too.
+        if sys.platform == "linux":
+            return ""
+        return process.run(("ps", "-o", "state=", "-p", str(pid)), deadline=5).text.strip()[:1]
+    return stat.rpartition(")")[2].split()[0]
