@@ -77,6 +77,17 @@ def test_what_needs_a_vm_runs_on_one(gallery, capsys):
     assert {one.kind for one in world.wanted} == {"vm"}
 
 
+def test_those_that_need_alike_vms_share_one(gallery, capsys):
+    """A boot takes minutes: two entries for the same machine are one block, another machine another."""
+    for name, on in (("also", "{kind: vm}"), ("old", "{kind: vm, cgroup: 1}")):
+        body = ELSEWHERE.replace("elsewhere", name).replace("{kind: vm}", on)
+        (gallery / f"{name}.yaml").write_text(body)
+    run(n=2, vm=True)
+    assert json.loads(capsys.readouterr().out)["n"] == 6
+    blocks = {t["trial"].partition("/")[0]: t["block"] for t in Campaign.open(None).trials()}
+    assert blocks["also"] == blocks["elsewhere"] != blocks["old"]
+
+
 def test_it_goes_on_where_it_stopped(gallery, capsys):
     """A resumed self-test runs what is left, with the settings it began with."""
     run(n=2)

@@ -282,7 +282,10 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
             and s.what.signal == 9
             and attempt.begin <= s.at <= (attempt.end or s.at)
         )
-        return ("exec-killed", hits) if hits else ("unknown", ())
+        if hits:
+            return "exec-killed", hits
+        # Its own word only where the kernel says that it left with 137 and was not killed.
+        return _found("exec-error", _status_seen(history, attempt))
     if deleted := _deleted_source(history, attempt):
         return "mount-source-deleted", deleted
     if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):

@@ -157,8 +157,9 @@ DAEMONS = (
     Rule(
         cause="dockerd-restart",
         needs=(d.ordered_out, d.left_after),
-        forbids=(s.by_host, s.by_inside, s.by_other_container, m.chose_main),
+        forbids=(s.by_host, s.by_inside, s.by_other_container, m.chose_main, u.unasked),
         supports=(s.by_engine, d.force),
+        should_watch=("trace",),
         path=ended("dockerd-restart", "engine-stop"),
         sender=s.sender,
         otherwise="a dockerd that lived on, with no order to leave",
@@ -300,6 +301,7 @@ MACHINE = (
     Rule(
         cause="vm-shutdown",
         needs=(d.rebooted, u.ended_before_boot, d.ordered_out),
+        forbids=(u.unasked,),
         path=path("vm-shutdown", "engine-stop"),
         most=LIKELY,
         otherwise="the same boot id all along",

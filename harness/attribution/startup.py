@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from harness.attribution import around, oom, surroundings
 from harness.attribution.engine import shim_first
-from harness.attribution.senders import by_engine_surely, deciding, kill_events, place
+from harness.attribution.senders import (
+    ENDING,
+    by_engine_surely,
+    deciding,
+    heeded_kills,
+    kill_events,
+    place,
+)
 from harness.attribution.table import Clue, Clues
 from harness.model.verdicts import Sender, SenderKind
 from harness.parse import container_of
@@ -198,6 +205,20 @@ def others_signal(case: Case) -> Clues:
         and case.at - s.at <= 36 * 10**9
         and place(case, s) != "engine"
     )
+
+
+_OBEDIENT = frozenset({0, *(128 + number for number in ENDING)})
+
+
+def unasked(case: Case) -> Clues:
+    """it left by itself, and no signal that it could obey had reached it"""
+    if case.left_with is None or deciding(case) is not None:
+        return ()
+    if not case.watched("trace"):
+        # Who leaves with 0, or says of which signal, may have been asked; any other may as well not.
+        return () if case.left_with in _OBEDIENT else around.left(case)
+    # A stop signal of the image's own may be none that is traced: the engine tells of it.
+    return () if heeded_kills(case) else around.left(case)
 
 
 def the_api(case: Case) -> Sender | None:

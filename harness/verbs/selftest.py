@@ -285,10 +285,16 @@ def _may_be_privileged() -> bool:
 def _trials(
     gallery: dict[str, Loaded], n: int, seed: int, *, load: bool
 ) -> tuple[dict[str, Truth], Sequence[TrialSpec]]:
-    """n trials of each, every experiment on a pen of its own: what it breaks stays with it."""
+    """n trials of each, every experiment on a pen of its own: what it breaks stays with it.
+
+    A virtual machine takes minutes to boot: those that need alike ones share one.
+    """
     truths: dict[str, Truth] = {}
     specs: list[TrialSpec] = []
-    for block, (name, loaded) in enumerate(gallery.items()):
+    blocks: dict[object, int] = {}
+    for name, loaded in gallery.items():
+        machine = _machine(loaded)
+        block = blocks.setdefault(machine if machine.kind == "vm" else name, len(blocks))
         expect = loaded.experiment.expect
         assert expect is not None
         truths[name] = Truth(name, expect.outcome, expect.cause)
@@ -301,12 +307,12 @@ def _trials(
                 config={"cause": name},
                 n=i,
                 block=block,
-                machine=_machine(loaded),
+                machine=machine,
                 neighbours=LOAD if load else one.neighbours,
             )
             for i in range(1, n + 1)
         )
-    return truths, specs
+    return truths, sorted(specs, key=lambda one: one.block)
 
 
 def _meta(asked: dict[str, Any]) -> dict[str, Any]:
