@@ -154,3 +154,17 @@ def test_the_suspect_is_what_the_verdicts_say(tmp_path, monkeypatch):
         confirm._suspect(campaign, "c/3", "")
     with pytest.raises(BadInput, match="no such trial"):
         confirm._suspect(campaign, "x", "")
+    assert confirm._find(campaign.name)[1] == ""
+    assert confirm._find("c/2")[1] == "c/2"
+    assert confirm._suspect(campaign, "", "")["cell"] == "c"
+
+
+def test_of_several_cells_one_must_be_named(tmp_path, monkeypatch):
+    """A campaign alone will do while it has one cell; else the cells are listed."""
+    monkeypatch.setenv("DEATHBENCH_ROOT", str(tmp_path))
+    campaign = Campaign.create("m", {})
+    line = '{{"trial": "{0}/1", "cell": "{0}", "warm_up": false, "config": {{}}, "block": 0}}\n'
+    (campaign.path / "trials.jsonl").write_text(line.format("a") + line.format("b"))
+    with pytest.raises(BadInput, match="which cell") as refused:
+        confirm._suspect(campaign, "", "")
+    assert refused.value.problems[0].fix == "one of a, b"

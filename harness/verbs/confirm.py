@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from harness import matrix, spec
+from harness import matrix, spec, store
 from harness.errors import ExitCode
 from harness.model.causes import CAUSES
 from harness.report.compare_text import points
@@ -162,6 +162,10 @@ def _find(text: str) -> tuple[Campaign, str]:
     if not text:
         raise bad("confirm", "nothing to confirm", "confirm CELL/N, or CAMPAIGN:CELL/N")
     campaign, colon, name = text.rpartition(":")
+    if not colon and (
+        text == "latest" or (store.results_root() / text / "campaign.yaml").is_file()
+    ):
+        return Campaign.open(text), ""  # a campaign alone: its only cell
     return Campaign.open(campaign if colon else None), name
 
 
@@ -169,13 +173,17 @@ def _suspect(campaign: Campaign, name: str, cause: str) -> dict[str, Any]:
     """What the verdict of the trial, or most verdicts of the cell, say."""
     cells = {str(t["trial"]): str(t["cell"]) for t in campaign.trials() if not t["warm_up"]}
     outcomes = {str(v["trial"]): v for v in campaign.verdicts()}
-    cell = cells.get(name, name)
+    every = sorted(set(cells.values()))
+    cell = cells.get(name, name) or (every[0] if len(every) == 1 else "")
     mine = [outcomes[t] for t, c in cells.items() if c == cell and t in outcomes]
     if not mine:
-        known = ", ".join(sorted(set(cells.values()))[:5])
-        raise bad(
-            f"confirm {name}", f"no such trial or cell in {campaign.name}", f"one of {known}, …"
+        known = ", ".join(every[:5]) + (", …" if len(every) > 5 else "")
+        why = (
+            f"no such trial or cell in {campaign.name}"
+            if name
+            else f"which cell of {campaign.name}?"
         )
+        raise bad(f"confirm {name or campaign.name}", why, f"one of {known}")
     died = [v for v in mine if v["outcome"] == "died"]
     if not cause:
         asked = [outcomes[name]] if name in cells else died
