@@ -4,18 +4,44 @@
 that a change of a parser is a diff to read.
 """
 
+import json
 from pathlib import Path
 
 import pytest
 
+from harness.parse import cgroup
 from harness.parse.daemon import parse_daemon
+from harness.parse.docker import parse_docker_event
 from harness.parse.kernel import parse_kernel
 from harness.parse.strace import parse_strace
 from harness.parse.trace import parse_trace
 
 SAMPLES = Path(__file__).parent / "samples"
+NUMBERS = ("usage_in_bytes", "failcnt", ".current", ".peak", "cpuacct.usage", "max_usage_in_bytes")
+LIMITS = ("limit_in_bytes", ".max", ".high", ".low")
+
+
+def parse_file(line):
+    """A control group's file as a sample has it: its name, a blank, its text as JSON. What the
+    reader for a file of that name makes of it."""
+    name, _, quoted = line.partition(" ")
+    try:
+        text = json.loads(quoted)
+    except ValueError:
+        return None
+    if name.endswith("pressure"):
+        return cgroup.parse_pressure(text) or None
+    if name.endswith(NUMBERS):
+        return cgroup.parse_number(text)
+    if name.endswith(LIMITS):
+        limit = cgroup.parse_limit(text)
+        return "no limit" if cgroup.is_unlimited(text) else limit
+    return cgroup.parse_counters(text) or None
+
+
 PARSERS = {
     "kernel": parse_kernel, "trace": parse_trace, "daemon": parse_daemon, "strace": parse_strace,
+    "cgroup": parse_file, "docker": parse_docker_event,
 }  # fmt: skip
 MARK = "    => "
 FILES = sorted(p for p in SAMPLES.rglob("*.txt") if p.parent.name in PARSERS)
@@ -58,6 +84,25 @@ def test_a_line_that_comes_in_pieces_is_never_read_as_something_else(path):
         assert kinds <= {type(whole), type(None)}, line
         assert type(parse(f"{line} and more")) in {type(whole), type(None)}
         assert parse(f"{line}\n") == whole
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.parent.name == "cgroup"], ids=lambda p: p.stem
+)
+def test_a_file_that_is_read_in_pieces_keeps_its_whole_lines(path):
+    """Cut at any byte, or with a tail: every whole line counts what it counted, no key is made up."""
+    for line in lines(path):
+        name, _, quoted = line.partition(" ")
+        whole = parse_file(line)
+        if not isinstance(whole, dict):
+            continue
+        text = json.loads(quoted)
+        for end in range(len(text)):
+            kept = text[: text.rfind("\n", 0, end) + 1]
+            found = parse_file(f"{name} {json.dumps(text[:end])}") or {}
+            assert set(found) <= set(whole)
+            assert (parse_file(f"{name} {json.dumps(kept)}") or {}).items() <= found.items()
+        assert parse_file(f"{name} {json.dumps(text + 'oom_kill 1 more')}") == whole
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number just below 2^63 (rounded to pages)."""
 
-_LINE = re.compile(r"(?P<key>[a-z_.A-Z]{1,60}) (?P<value>\d{1,20})")
+_LINE = re.compile(r"(?P<key>[a-z_.A-Z]{1,60}) (?P<value>\d{1,20})", re.ASCII)
 _PRESSURE = re.compile(
-    r"(?P<kind>some|full) avg10=(?P<a>\d{1,3}\.\d+) avg60=\d{1,3}\.\d+ avg300=\d{1,3}\.\d+ total=(?P<t>\d+)"
+    r"(?P<kind>some|full) avg10=(?P<a>\d{1,3}\.\d+) avg60=\d{1,3}\.\d+ avg300=\d{1,3}\.\d+ total=(?P<t>\d+)",
+    re.ASCII,
 )
-_NUMBER = re.compile(r"\d{1,20}")
+_NUMBER = re.compile(r"\d{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
