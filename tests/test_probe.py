@@ -401,6 +401,34 @@ def test_a_flood_of_kernel_lines_is_cut_and_the_telling_ones_pass(loop, out):
     assert len(log.recent) == log.recent.maxlen
 
 
+def test_telling_lines_that_are_shed_are_a_gap(loop, out):
+    """Eight thousand OOM lines at once: what is not sent is one gap, with its span and its number."""
+    log = kernel_log(loop, out)
+    for number in range(8_000):
+        log.record(b"6,%d,%d,-;oom-kill: %d\n" % (number, 1_000_000 + number, number))
+    out.own_up(10**15)
+    sent = [e for e in said(out) if isinstance(e, events.KernelLine)]
+    assert not [e for e in said(out) if isinstance(e, events.Gap)]
+    out.own_up()
+    (gap,) = [e for e in said(out) if isinstance(e, events.Gap)]
+    assert (gap.name, gap.lost) == ("kernel", 8_000 - len(sent))
+    assert gap.begin > sent[0].t
+    assert gap.end - gap.begin < 8_000 * 1000
+    out.own_up()
+    assert len([e for e in said(out) if isinstance(e, events.Gap)]) == 1
+
+
+def test_an_engine_that_floods_its_own_log_is_a_gap(loop, out):
+    """A daemon in debug mode says more than is sent: its silence afterwards is no evidence."""
+    one = logs.Logs(loop, out, clocks.Clocks(out))
+    for number in range(5_000):
+        one.say("dockerd", f"level=debug msg={number}")
+    out.own_up()
+    (gap,) = [e for e in said(out) if isinstance(e, events.Gap)]
+    assert gap.name == "daemon-log"
+    assert gap.lost == out.dropped["daemon-log"] > 0
+
+
 def test_a_jump_of_the_sequence_is_a_gap(loop, out):
     """Records overwritten before they were read are counted exactly."""
     log = kernel_log(loop, out)

@@ -274,7 +274,10 @@ class Deaths:
                 return
         signal = int(match.group("sig"))
         if signal != SIGKILL and not (self.to_main if is_main else self.flood).take():
-            self.out.drop("trace")
+            if is_main:
+                self.out.shed("trace", line.t)
+            else:
+                self.out.drop("trace")  # another process's: the main one does not end of it
             return
         self.say(line)
         if code != SI_KERNEL:

@@ -202,7 +202,7 @@ class Events:
         if not self.wanted(said, container):
             return
         if not self.flood.take():
-            self.out.drop("docker")
+            self.out.shed("docker", self.clocks.wall_to_boot(wall))
             return
         self.out.emit(
             "docker",

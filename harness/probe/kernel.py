@@ -101,9 +101,12 @@ class KernelLog:
             )
         elif "oom" in text:
             self.last_oom = t
-        wanted = self.telling if TELLING.search(text) else self.bucket
-        if not wanted.take():
-            self.out.drop("kernel")
+        if TELLING.search(text):
+            if not self.telling.take():
+                self.out.shed("kernel", t)
+                return
+        elif not self.bucket.take():
+            self.out.drop("kernel")  # chatter: its absence says nothing
             return
         self.out.emit("kernel", "kernel", t, seen, level=level & 7, kseq=sequence, text=text[:4000])
 

@@ -185,10 +185,10 @@ class Logs:
         bucket = self.buckets.get(daemon)
         if bucket is None:
             bucket = self.buckets[daemon] = Bucket(200, 2000)
-        if not bucket.take():
-            self.out.drop("daemon-log")
-            return
         seen = boot()
+        if not bucket.take():
+            self.out.shed("daemon-log", seen)
+            return
         wall = wall_of(text) or wall
         t = seen if wall is None else self.clocks.wall_to_boot(wall)
         self.out.emit("daemon-log", "daemon-log", t, seen, daemon=daemon, text=text[:MOST])

@@ -55,6 +55,8 @@ WHOLE = 2_000_000_000
 """Nanoseconds a barrier may take to empty a source."""
 BATCH = 0.1
 """Seconds between readings of what is frequent. A death or a sender reads it at once."""
+OWN_UP = 500_000_000
+"""Nanoseconds after which the gap of a flood is told, whether the flood has ended or not."""
 _FAR = "this is not the kernel's first PID namespace: "
 FOREIGN = {
     "trace": _FAR + "the tracer's numbers are nobody's here",
@@ -207,6 +209,7 @@ class Probe:
         self.lineage.drain()
         self.connector.drain()
         self.logs.read()
+        self.out.own_up(OWN_UP)
 
     def spare(self) -> None:
         """Look less often where looking is dear: one slow processor is the experiment's, not ours."""
@@ -278,6 +281,7 @@ class Probe:
         self.kernel.drain()
         self.docker.drain()
         self.logs.read()
+        self.out.own_up()
 
     # --- end ---
 

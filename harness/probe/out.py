@@ -1,7 +1,8 @@
 """The way out: JSON lines to one file descriptor, never blocking, never growing.
 
 Rule: what cannot be sent is dropped by rank (samples first, deaths last) and counted;
-a reader that was too slow for us is a gap once it reads again.
+a reader that was too slow for us is a gap once it reads again, and so is what came faster
+than it is sent, when it might have borne on a death.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Out:
         self.blind_since: Optional[int] = None
         self.blind_lost = 0
         self.broken = False
+        self.shedding: Dict[str, List[int]] = {}
         self.want_write: Callable[[bool], None] = lambda on: None
         os.set_blocking(fd, False)
 
@@ -80,6 +82,20 @@ class Out:
     def drop(self, source: str, number: int = 1) -> None:
         """Count what was seen and deliberately not sent."""
         self.dropped[source] = self.dropped.get(source, 0) + number
+
+    def shed(self, source: str, t: int) -> None:
+        """Drop, of a flood, what might have mattered (of time t): a gap will say so."""
+        self.drop(source)
+        span = self.shedding.setdefault(source, [t, t, 0])
+        span[0], span[1], span[2] = min(span[0], t), max(span[1], t), span[2] + 1
+
+    def own_up(self, age: int = 0) -> None:
+        """Tell the gaps of what was shed, those that began at least `age` ns ago."""
+        now = boot()
+        for source, (begin, end, lost) in list(self.shedding.items()):
+            if now - begin >= age:
+                del self.shedding[source]
+                self.gap(source, begin, end, "a flood: more came than is sent", lost)
 
     def source(self, name: str, state: str, why: str = "") -> None:
         now = boot()

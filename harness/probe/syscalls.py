@@ -130,10 +130,10 @@ class Syscalls:
         self.loop.after(EVERY, self.drain, "syscalls")
 
     def say(self, tracer: str, text: str, t: Optional[int] = None) -> None:
-        if not self.flood.take():
-            self.out.drop("syscalls")
-            return
         now = boot()
+        if not self.flood.take():
+            self.out.shed("syscalls", t or now)
+            return
         self.out.emit(
             "syscall", "syscalls", t or now, now, tracer=tracer, of="daemons", text=text[:2000]
         )

@@ -7,106 +7,21 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from harness import clock, engine, events, images
+from harness import clock, events
 from harness.machine.pen import Pen
 from harness.runner.link import ProbeLink, clear_instances
 
+sys.path.insert(0, str(Path(__file__).parent))
+from listening import Heard
+
 pytestmark = pytest.mark.real
-
-BUSYBOX = SimpleNamespace(rootfs="busybox", ref=None, build=None)
-
-
-class Heard:
-    """Everything a link said, with a way to wait for something."""
-
-    def __init__(self):
-        self.events = []
-        self.news = threading.Condition()
-
-    def __call__(self, event):
-        with self.news:
-            self.events.append(event)
-            self.news.notify_all()
-
-    def of(self, kind, **members):
-        with self.news:
-            return [
-                e
-                for e in self.events
-                if isinstance(e, kind) and all(getattr(e, k) == v for k, v in members.items())
-            ]
-
-    def wait(self, kind, deadline=10, where=lambda event: True, **members):
-        """The first event of this kind with these members; fails when none comes."""
-        end = time.monotonic() + deadline
-        while True:
-            found = [e for e in self.of(kind, **members) if where(e)]
-            if found:
-                return found[0]
-            with self.news:
-                left = end - time.monotonic()
-                assert left > 0, f"no {kind.__name__} {members} within {deadline} s"
-                self.news.wait(min(left, 0.1))
-
-
-@pytest.fixture(scope="module")
-def pen():
-    with Pen(memory=1 << 30, disk=2 << 30) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(pen):
-    connected = engine.connect(pen.docker_host)
-    yield connected
-    connected.close()
-
-
-@pytest.fixture(scope="module")
-def image(client):
-    return images.ensure(client, BUSYBOX)
-
-
-@pytest.fixture(scope="module")
-def probe(pen):
-    """(link, heard), shared by the tests that do not hurt it."""
-    heard = Heard()
-    with ProbeLink(pen.probe_site(), on_event=heard) as link:
-        yield link, heard
-
-
-@pytest.fixture
-def run(client, image, probe):
-    """run(argv, limits…) → id of a started, watched container; removed afterwards."""
-    link, _ = probe
-    made = []
-
-    def start(*argv, start=True, network="none", **host):
-        config = {
-            "Image": image,
-            "Cmd": list(argv),
-            "HostConfig": {"NetworkMode": network, **host},
-        }
-        container = client.create(None, config).need("create")
-        made.append(container)
-        link.watch(container)
-        if start:
-            client.start(container).need("start")
-        return container
-
-    yield start
-    for container in made:
-        link.unwatch(container)
-        client.remove(container, force=True)
 
 
 def execute(client, container, *argv):
