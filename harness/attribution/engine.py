@@ -29,8 +29,8 @@ SETTLED = 100_000_000
 idle; under load everything stretches alike, so the `die`'s own delay is the measure."""
 
 PASSING = 1_500_000_000
-"""A process that calls itself dockerd for so short a time beside another dockerd is its
-child about to become another program, not dockerd."""
+"""A process that calls itself dockerd (or a shim) for so short a time beside another one is
+its child about to become another program."""
 
 AFTER = 15_000_000_000
 """A dockerd that leaves so soon after a death may have been leaving when it happened."""
@@ -227,7 +227,7 @@ def daemons(case: Case, name: str) -> Iterator[Seen[Daemon]]:
         if s.what.name != name or (name == "shim" and s.what.container != case.container):
             continue
         lived = s.at - s.what.start * 10**9 // hz
-        if name != "shim" and s.what.state == "gone" and lived < PASSING and _child(case, s):
+        if s.what.state == "gone" and lived < PASSING and _child(case, s):
             continue
         yield s
 
@@ -237,10 +237,13 @@ def _child(case: Case, one: Seen[Daemon]) -> bool:
     last = {
         s.what.pid: s.what.state
         for s in case.history.daemons
-        if s.what.name == one.what.name and s.at <= one.at
+        if s.what.name == one.what.name
+        and s.what.container == one.what.container
+        and s.at <= one.at
     }
     beside = any(state != "gone" for pid, state in last.items() if pid != one.what.pid)
-    return beside or not one.what.status
+    # A shim that is told to leave ends well, too.
+    return beside or (one.what.name != "shim" and not one.what.status)
 
 
 def _log(case: Case, daemon: str, *whats: str) -> list[tuple[int, int, str]]:

@@ -246,6 +246,7 @@ BY_ITSELF = (
             u.shim_gone_early,
             words.complains,
             words.said_cut_off,
+            u.said_exec_format,
             words.could_not_make,
             w.layer_gone,
             w.unwatched_volume,

@@ -308,7 +308,11 @@ def said_exec_format(case: Case) -> Clues:
 def never_became_a_program(case: Case) -> Clues:
     """its main process never became a program of its own"""
     main = case.main
-    if main is None or around.lived(case) > 2 * 10**9:
+    if main is None:
+        return ()
+    # Found as the runtime's own init it had not become one yet, however long a busy machine
+    # takes to get there; found under another name it may have before it was found.
+    if not (main.name or "").startswith("runc:[") and around.lived(case) > 2 * 10**9:
         return ()
     if not case.history.active("lineage", main.begin, case.at):
         return ()
