@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -221,6 +222,28 @@ def test_a_second_call_waits_for_the_first_to_set_up(folder):
         fcntl.flock(lock, fcntl.LOCK_UN)
         out, _ = waiting.communicate(timeout=20)
     assert out.splitlines()[0] == str(folder.path)
+
+
+WITHOUT_QEMU = """#!/bin/sh
+printf 'apt-get %s\\n' "$*" >>"$LOG"
+case "$*" in *qemu*) echo "E: Unable to locate package qemu-system-x86"; exit 100 ;; esac
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="no QEMU is asked for elsewhere")
+def test_tests_go_on_without_a_virtual_machine(folder):
+    """What can not be had for it is said, and skips its tests; the engine's packages are a must."""
+    folder.program("id", "#!/bin/sh\necho 0\n")
+    folder.program("apt-get", WITHOUT_QEMU)
+    done = folder.call("test")
+    assert done.returncode == 0 and done.stdout.splitlines()[1] == "test", done.stderr
+    assert "Unable to locate package qemu-system-x86" in done.stderr
+    assert "its tests are skipped" in done.stderr
+    engine, vm = (c for c in folder.calls("apt-get") if " install " in c)
+    assert "docker.io" in engine and "qemu" not in engine
+    assert "qemu-system-x86" in vm
+    folder.program("apt-get", WITHOUT_QEMU.replace("*qemu*", "*docker*"))
+    assert folder.call("test").returncode == 3
 
 
 def test_a_plan_and_a_look_install_no_engine(folder):

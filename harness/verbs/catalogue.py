@@ -480,13 +480,13 @@ def bench(
 @_verb(
     help={
         "fast": "only what needs no engine",
-        "vm": "virtual machines too: many minutes under software emulation",
+        "soak": "what takes an hour under software emulation, too",
         "k": "as pytest -k",
     }
 )
-def test(c: Context, fast: bool = False, vm: bool = False, k: str = "") -> None:
+def test(c: Context, fast: bool = False, soak: bool = False, k: str = "") -> None:
     """All tests: fast ones, and real ones on an engine that they start themselves."""
-    _call("test", json=False, arguments={"fast": fast, "vm": vm, "k": k})
+    _call("test", json=False, arguments={"fast": fast, "soak": soak, "k": k})
 
 
 @_verb()

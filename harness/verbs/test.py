@@ -1,7 +1,7 @@
 """`test`: every test. The real ones start the engine they need and remove it.
 
-Virtual machines are asked for (`--vm`): under software emulation they take as long as all
-the rest together, and need another 1 GB of packages and images.
+A virtual machine is one of them, in what ten minutes of software emulation are enough for;
+the rest of it is asked for (`--soak`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from harness.verbs.check import root
 
 
-def main(*, fast: bool = False, vm: bool = False, k: str = "", json: bool = False) -> int:
+def main(*, fast: bool = False, soak: bool = False, k: str = "", json: bool = False) -> int:
     """Hand over to pytest: fast tests first, so that a slip is known in seconds."""
     argv = [sys.executable, "-m", "pytest"]
     if fast:
         argv += ["-m", "not real and not vm"]
-    elif not vm:
-        argv += ["-m", "not vm"]
+    elif not soak:
+        argv += ["-m", "not soak"]
     if k:
         argv += ["-k", k]
     return subprocess.run(argv, cwd=root(), check=False).returncode

@@ -62,6 +62,7 @@ def sweep(verb, folder, sizes, trials):
     return json.loads(ran.stdout)["cells"], campaign["machines"]
 
 
+@pytest.mark.soak
 def test_a_small_machine_runs_out(verb, tmp_path):
     """A machine, a row, a global OOM; then there is nothing to clean."""
     (cell,), (machine,) = sweep(verb, tmp_path, "384MiB", 1)
