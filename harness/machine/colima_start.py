@@ -207,7 +207,7 @@ def why_not(user: str | None = None) -> str:
     """Why there can be no colima machine here; "" when there can."""
     lacking = missing()
     if lacking:
-        return f"{' and '.join(lacking)} not installed ({install()})"
+        return f"{', '.join(lacking)} not installed ({install()})"
     if os.geteuid() == 0:
         if not user:
             return "limactl refuses root (machine.user names the user to run it as)"

@@ -122,19 +122,23 @@ class Report:
     findings: list[Finding]
 
 
+def asker() -> str | None:
+    """Whose colima root asks about: of whoever became root by sudo; None: nobody else's."""
+    user = os.environ.get("SUDO_USER") or None
+    return user if os.geteuid() == 0 and user != "root" else None
+
+
 def report() -> Report:
     """Colima as whoever runs this has it, every profile of his asked."""
     missing = colima_start.missing()
     if "colima" in missing:
         return Report([f"not installed: {colima_start.install()}"], [])
     if missing:
-        return Report([f"installed, but {' and '.join(missing)} is not"], [])
-    user = None
-    if os.geteuid() == 0:
-        user = os.environ.get("SUDO_USER") or None
-        if user is None or user == "root":
-            line = "installed; limactl refuses root, so root has no profiles (ask as the user whose they are)"
-            return Report([line], [])
+        return Report([f"installed, but not {', '.join(missing)}, which it needs"], [])
+    user = asker()
+    if os.geteuid() == 0 and user is None:
+        line = "installed; limactl refuses root, so root has no profiles (ask as the user whose they are)"
+        return Report([line], [])
     home = colima_home.existing(user)
     if not home.is_dir():
         return Report([f"installed, never started: there is no {home}"], _kvm(user))
@@ -232,7 +236,8 @@ def _sizes(text: str) -> dict[str, float | int | None]:
 def _kvm(user: str | None) -> list[Finding]:
     """Lima takes KVM where the device exists and asks nobody whether it may."""
     device = Path("/dev/kvm")
-    if not device.exists():
+    emulated = any("tcg" in v for k, v in os.environ.items() if k.startswith("QEMU_SYSTEM_"))
+    if not device.exists() or emulated:
         return []
     who = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     mode = device.stat()

@@ -12,7 +12,7 @@ from typing import Any
 from harness import lease, process
 from harness.errors import DeathbenchError, EnvironmentInvalid, ExitCode
 from harness.events import SourceState
-from harness.machine import choose, colima_state, health, leftovers, pen
+from harness.machine import choose, colima_call, colima_state, health, leftovers, pen
 from harness.machine.health import Finding
 
 
@@ -63,11 +63,14 @@ def _versions() -> dict[str, str | None]:
         "python": platform.python_version(),
     }
     for program in ("dockerd", "containerd", "runc", "docker", "colima", "limactl"):
-        path = process.which(program)
+        path = colima_call.which(program)
         if path is None:
             found[program] = None
             continue
-        said = process.run((path, "--version"), deadline=10)
+        # limactl says nothing to root, not even its version.
+        said = colima_call.call(
+            (path, "--version"), home=None, user=colima_state.asker(), deadline=10
+        )
         found[program] = said.text.strip().splitlines()[0] if said.ok and said.out else None
     return found
 

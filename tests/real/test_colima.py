@@ -218,6 +218,6 @@ def test_doctor_says_what_there_is_of_colima(programs, monkeypatch):
     monkeypatch.delenv("SUDO_USER", raising=False)
     assert "limactl refuses root" in colima_state.report().lines[0]
     (programs / "lima").unlink()
-    assert colima_state.report().lines == ["installed, but lima is not"]
+    assert colima_state.report().lines == ["installed, but not lima, which it needs"]
     (programs / "colima").unlink()
     assert colima_state.report().lines[0].startswith("not installed")
