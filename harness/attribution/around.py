@@ -422,6 +422,13 @@ def bus_error(case: Case) -> Clues:
     return killed_by_core(case) if case.killed_by == 7 else ()
 
 
+def bus_unexplained(case: Case) -> Clues:
+    """it was ended by SIGBUS, and nobody could see whether a file system of its own was full"""
+    if case.watched("mounts") and case.watched("cgroup"):
+        return ()
+    return bus_error(case)
+
+
 def lived(case: Case) -> int:
     """How long its main process lived, ns."""
     return case.at - case.begin

@@ -181,8 +181,15 @@ def _decide(
     if fault is not None:
         cause, more = _refused(history, attempt, fault)
         clues = (said, *more, *_support(history, attempt, cause))
-        return cause, clues, _sure(cause, clues)
+        sure = _sure(cause, clues)
+        if cause == "dockerd-unreachable" and not _watched(
+            history, attempt, "kernel", "daemon-log"
+        ):
+            sure = Certainty.LIKELY  # the OOM killer may have taken it
+        return cause, clues, sure
     cause, more = _ran(history, attempt)
+    if cause == "exec-error" and not _watched(history, attempt):
+        cause, more = "unknown", ()  # that it left so is seen; that nothing made it is not
     return cause, (said, *more), _sure(cause, (said, *more))
 
 
@@ -284,8 +291,9 @@ def _ran(history: History, attempt: Attempt) -> tuple[str, Clues]:
         )
         if hits:
             return "exec-killed", hits
-        # Its own word only where the kernel says that it left with 137 and was not killed.
-        return _found("exec-error", _status_seen(history, attempt))
+        # Its own word only where it was seen to leave with 137, and nothing was killed meanwhile.
+        seen = _status_seen(history, attempt) if _watched(history, attempt) else ()
+        return _found("exec-error", seen)
     if deleted := _deleted_source(history, attempt):
         return "mount-source-deleted", deleted
     if lost := _mentioned_mount(history, attempt) or _lost_just_before(history, attempt):
@@ -382,6 +390,14 @@ def _lost_just_before(history: History, attempt: Attempt) -> Clues:
             ]
         first = False
     return tuple(clues[-1:])
+
+
+def _watched(history: History, attempt: Attempt, *sources: str) -> bool:
+    """Were these (or all that tell of what else fails an exec) watching while it ran?"""
+    begin, end = attempt.begin, attempt.end if attempt.end is not None else history.end
+    return all(
+        history.active(s, begin, end) for s in sources or ("trace", "kernel", "cgroup", "mounts")
+    )
 
 
 def _during(attempt: Attempt, at: int, slack: int = 50_000_000) -> bool:

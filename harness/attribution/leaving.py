@@ -211,7 +211,7 @@ BY_ITSELF = (
     Rule(
         cause="main-crash",
         needs=(a.killed_by_core, a.fault),
-        forbids=(s.any_user_signal, m.any_victim),
+        forbids=(s.any_user_signal, m.any_victim, a.bus_unexplained),
         supports=(d.engine_die,),
         path=path("main-crash", "main-crashed"),
         otherwise="a sender other than itself",

@@ -196,7 +196,7 @@ def _just_slow(history: History, attempt: Attempt, begin: int, end: int) -> Clue
         for s in history.looks
         if s.what.by == "inspect" and s.what.state is not None and end <= s.at <= end + 10 * 10**9
     )[:1]
-    watched = history.active("cgroup", begin, end) and history.active("trace", begin, end)
+    watched = all(history.active(s, begin, end) for s in ("cgroup", "trace", "daemons"))
     if not begun or ended or not answered or not watched:
         return ()
     return (*begun, *answered)

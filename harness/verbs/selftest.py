@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness import clock, events, matrix, process, scale, spec, store
 from harness.errors import BadInput, EnvironmentInvalid, ExitCode, Problem
 from harness.model.experiment import MachineSpec, Neighbours
+from harness.model.ways import WAYS
 from harness.report.accuracy import Accuracy, Truth
 from harness.report.progress import Progress
 from harness.runner.world import RealWorld
@@ -156,6 +157,9 @@ def _document(
         "load": asked["load"],
         **accuracy.document(),
         "not_possible": [{"cause": name, "why": why} for name, why in impossible.items()],
+        "not_causable": [
+            {"way": way.id, "about": way.about, "why": way.why_not} for way in WAYS if way.why_not
+        ],
         "exit": int(_code(accuracy, ending.how)),
     }
 
@@ -169,6 +173,8 @@ def _show(document: Mapping[str, Any], accuracy: Accuracy, *, json: bool) -> Non
         print(f"not seen here: {one['cause']}: {one['why']}")
     for one in document["not_possible"]:
         print(f"not caused here: {one['cause']}: {one['why']}")
+    for one in document["not_causable"]:
+        print(f"caused nowhere: {one['about']} ({one['way']}): {one['why']}")
 
 
 def _asked(campaign: Campaign) -> dict[str, Any]:
