@@ -288,7 +288,8 @@ class _Worker:
                 bodies = [(f"trial {s.trial}", partial(self._guarded, s, stay)) for s in specs]
                 _together(self.world.clock, bodies)
             if stay.spoiled:
-                self.progress.note(f"{stay.machine.kind}: {stay.spoiled[0]}; starting it again")
+                again = "; starting it again" if self.shared.schedule.waiting(block) else ""
+                self.progress.note(f"{stay.machine.kind}: {stay.spoiled[0]}{again}")
                 return False
             if not self.shared.stop.is_set() and not self._answers(stay):
                 return self._lost(specs[-1], stay.machine)

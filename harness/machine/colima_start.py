@@ -288,7 +288,11 @@ def refuse(
     if profile is not None and not own:
         why.append(f"profile {profile} is yours: say `own: true` to have it stopped and changed")
     if why:
-        raise EnvironmentInvalid("colima can not do this", why="\n".join(why), mend=mend())
+        raise EnvironmentInvalid(
+            "colima can not do this",
+            why="\n".join(why),
+            mend="change `machine` in the matrix, or use machine: {kind: pen} or {kind: vm}",
+        )
 
 
 def _size(value: int) -> str:
