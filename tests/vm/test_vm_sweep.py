@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import yaml
+
+from harness import events
+from harness.store import Campaign
 
 pytestmark = pytest.mark.vm
 
@@ -45,38 +47,36 @@ warm_up: 0
 
 
 def sweep(verb, folder, sizes, trials):
-    """The cells of the finished table and the machines of the campaign, each by its size."""
+    """(cells of the finished table, campaign) of so many trials at each size."""
     (folder / "hog.yaml").write_text(EXPERIMENT)
     (folder / "sizes.yaml").write_text(MATRIX)
-    ran = verb(
-        "sweep",
-        "sizes.yaml",
-        "--json",
-        "-o",
-        f"machine.memory={sizes}",
-        "-o",
-        f"trials.max={trials}",
-    )
+    wish = ("-o", f"machine.memory={sizes}", "-o", f"trials.max={trials}")
+    ran = verb("sweep", "sizes.yaml", "--json", *wish)
     assert ran.returncode == 0, ran.stderr
-    campaign = yaml.safe_load((folder / "results/latest/campaign.yaml").read_text())
-    return json.loads(ran.stdout)["cells"], campaign["machines"]
-
-
-@pytest.mark.soak
-def test_a_small_machine_runs_out(verb, tmp_path):
-    """A machine, a row, a global OOM; then there is nothing to clean."""
-    (cell,), (machine,) = sweep(verb, tmp_path, "384MiB", 1)
-    assert (cell["died"], cell["hypotheses"]["vm-pressure"]) == (1, 1)
-    assert machine["asked"]["memory"] == 384 << 20 > machine["effective"]["memory"]
-    assert "CONSTRAINT_NONE" in verb("show", "memory=384MiB/1").stdout
     assert json.loads(verb("clean", "--json").stdout)["removed"] == []
+    return json.loads(ran.stdout)["cells"], Campaign.open(folder / "results/latest")
+
+
+def test_a_small_machine_runs_out(verb, tmp_path):
+    """A machine, a row, a global OOM, pressure before it; then there is nothing to clean."""
+    (cell,), campaign = sweep(verb, tmp_path, "384MiB", 1)
+    assert (cell["died"], cell["hypotheses"]["vm-pressure"]) == (1, 1)
+    (machine,) = campaign.meta()["machines"]
+    assert machine["asked"]["memory"] == 384 << 20 > machine["effective"]["memory"]
+    kept = list(campaign.events("memory=384MiB/1"))
+    log = [e.text for e in kept if isinstance(e, events.KernelLine)]
+    assert any("constraint=CONSTRAINT_NONE" in line and "global_oom" in line for line in log)
+    samples = [e.pressure for e in kept if isinstance(e, events.MachineSample)]
+    assert all({"cpu", "memory", "io"} <= set(pressure) for pressure in samples)
+    stalled = [int(p["memory"].split("total=")[1].split()[0]) for p in samples]
+    assert stalled[-1] > stalled[0]
 
 
 @pytest.mark.soak
 def test_and_a_large_one_does_not(verb, tmp_path):
     """Two trials of each size, in two blocks: the small one runs out every time, the other never."""
-    (small, large), machines = sweep(verb, tmp_path, "384MiB,768MiB", 2)
+    (small, large), campaign = sweep(verb, tmp_path, "384MiB,768MiB", 2)
     assert (small["died"], small["hypotheses"]["vm-pressure"]) == (2, 2)
     assert (large["trials"], large["died"]) == (2, 0)
-    assert [m["asked"]["memory"] for m in machines].count(768 << 20) == 2
-    assert json.loads(verb("clean", "--json").stdout)["removed"] == []
+    boots = {m["boot_id"]: m["asked"]["memory"] >> 20 for m in campaign.meta()["machines"]}
+    assert sorted(boots.values()) == [384, 384, 768, 768]
