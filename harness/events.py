@@ -295,12 +295,13 @@ class MountChange(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkChange(Event):
-    """Interfaces of the container's network namespace that came and went."""
+    """Interfaces and routes of its network that came and went; traffic: bytes in and out so far."""
 
     kind: ClassVar[str] = "network"
     container: str
     added: list[str]
     removed: list[str]
+    traffic: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

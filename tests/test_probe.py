@@ -714,6 +714,16 @@ def test_journald_records_are_daemon_lines(loop, out):
 # --- namespaces ---
 
 
+def test_a_network_is_its_interfaces_its_routes_and_its_bytes():
+    """As the engine's statistics have them: bytes in and bytes out of each interface."""
+    names, traffic = spaces.interfaces(os.getpid())
+    assert "lo" in names
+    assert set(traffic) <= set(names)
+    came, went = traffic["lo"]
+    assert came == went
+    assert spaces.interfaces(4_190_000) is None
+
+
 def test_a_difference_names_what_came_and_what_went():
     """Order is the table's own; the first table is all new."""
     assert spaces.difference(None, ["a", "b"]) == (["a", "b"], [])

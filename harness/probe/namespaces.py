@@ -31,13 +31,14 @@ NETWORK_EVERY = 0.5
 class Space:
     """What is known of one main process's namespaces."""
 
-    __slots__ = ("due", "fd", "layer", "mounts", "net", "network", "said", "unsettled")
+    __slots__ = ("due", "fd", "layer", "mounts", "net", "network", "said", "traffic", "unsettled")
 
     def __init__(self) -> None:
         self.fd: Optional[int] = None
         self.layer: Optional[str] = None
         self.mounts: Optional[List[str]] = None
         self.network: Optional[List[str]] = None
+        self.traffic: Dict[str, List[int]] = {}
         self.net = True
         self.said = False
         self.due = False
@@ -45,17 +46,24 @@ class Space:
         self.unsettled: Optional[Tuple[int, List[str]]] = None
 
 
-def interfaces(pid: int) -> Optional[List[str]]:
-    """Names of interfaces and routes in a process's network namespace, or None."""
+def interfaces(pid: int) -> Optional[Tuple[List[str], Dict[str, List[int]]]]:
+    """Of a process's network namespace: names of interfaces and routes, and by interface the bytes
+    that came in and went out; or None."""
     text = linux.read_text("/proc/%d/net/dev" % pid)
     if text is None:
         return None
-    found = [line.partition(":")[0].strip() for line in text.splitlines()[2:]]
+    found, traffic = [], {}
+    for line in text.splitlines()[2:]:
+        name, _, counters = line.partition(":")
+        numbers = counters.split()
+        found.append(name.strip())
+        if len(numbers) > 8:
+            traffic[name.strip()] = [int(numbers[0]), int(numbers[8])]
     for line in (linux.read_text("/proc/%d/net/route" % pid) or "").splitlines()[1:]:
         parts = line.split()
         if len(parts) > 7:
             found.append("route %s/%s via %s dev %s" % (parts[1], parts[7], parts[2], parts[0]))
-    return found
+    return found, traffic
 
 
 def layer_of(lines: Iterable[str]) -> Optional[str]:
@@ -167,14 +175,21 @@ class Namespaces:
     def network(self, watched: Watched, space: Space) -> None:
         if not space.net or watched.main is None:
             return
-        found = interfaces(watched.main.pid)
-        if found is None:
+        seen = interfaces(watched.main.pid)
+        if seen is None:
             return
+        found, traffic = seen
         added, removed = difference(space.network, found)
-        space.network = found
-        if added or removed:
+        space.network, before, space.traffic = found, space.traffic, traffic
+        if added or removed or traffic != before:
             self.out.emit(
-                "network", "network", boot(), container=watched.id, added=added, removed=removed
+                "network",
+                "network",
+                boot(),
+                container=watched.id,
+                added=added,
+                removed=removed,
+                traffic=traffic,
             )
 
     def look(self) -> None:
