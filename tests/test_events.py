@@ -15,7 +15,7 @@ from harness import events
 SAMPLES: dict[str, Any] = {
     "int": 7, "int | None": 7, "str": "é\n", "str | None": None, "bool": True, "float": 1.5,
     "float | None": 2, "list[int]": [1, 2], "list[str]": ["a"], "list[float]": [0.5, 1],
-    "dict[str, str]": {"a": "b"}, "dict[str, int]": {"a": 1}, "dict[str, Any]": {"a": [None]},
+    "dict[str, str]": {"a": "b"}, "dict[str, int]": {"a": 1}, "dict[str, list[int]]": {"lo": [1, 2]}, "dict[str, Any]": {"a": [None]},
     "dict[str, Any] | None": {"Status": "running"}, "dict[str, dict[str, int]]": {"/": {"free": 1}},
     "list[dict[str, Any]]": [{"pid": 1}],
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import clock, engine, process, scale
+from harness.attribution.sentence import plain
 from harness.errors import BadInput, ExitCode, Problem
 from harness.machine import choose
 from harness.model.experiment import MachineSpec
@@ -172,4 +173,12 @@ def _tell(ended: Ended, judgement: Judgement, history: Path, *, json: bool) -> N
     verdict = judgement.verdict
     said = verdict.sentence if verdict else (judgement.why or "")
     cause = f" {verdict.hypothesis}: {verdict.cause} ({verdict.certainty})" if verdict else ""
-    print(f"{stamp} {ended.name} {line['outcome']}{cause}\n    {said}\n    {history}", flush=True)
+    # Names and last words are others' choice; a terminal obeys them.
+    head = plain(f"{stamp} {ended.name} {line['outcome']}{cause}")
+    print(f"{head}\n    {plain(said)}\n    {_cites(judgement)}{history}", flush=True)
+
+
+def _cites(judgement: Judgement) -> str:
+    """The numbers of the events that say so, as a line of its own."""
+    cites = judgement.verdict.cites if judgement.verdict else ()
+    return f"events {', '.join(map(str, cites))} of\n    " if cites else ""

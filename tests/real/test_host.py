@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import queue
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import clock, engine, events, images, process
+from harness import engine, events, images, process
 from harness.errors import EnvironmentInvalid
 from harness.machine.contexts import Endpoint
 from harness.machine.host import Host
@@ -166,47 +165,6 @@ def test_a_far_engine_looks_near(pen, tmp_path):
     relay.close()
     listener.close()
     assert not relay.path.exists()
-
-
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-
-
-@pytest.fixture
-def sshd(tmp_path, monkeypatch):
-    """The port of an ssh server on 127.0.0.1 that lets root in by key, for the `ssh` of this test."""
-    Path("/run/sshd").mkdir(exist_ok=True)
-    for name in ("host", "user"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True
-        )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (tmp_path / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nPidFile none\nStrictModes no\n"
-        f"AuthorizedKeysFile {tmp_path}/user.pub\nPermitRootLogin prohibit-password\n"
-        "PasswordAuthentication no\nUseDNS no\n"
-    )
-    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {(tmp_path / 'host.pub').read_text()}")
-    # The user's own settings: an `ssh` first on PATH that reads them.
-    (tmp_path / "bin").mkdir()
-    wrapper = tmp_path / "bin/ssh"
-    wrapper.write_text(
-        f"#!/bin/sh\nexec {shutil.which('ssh')} -F none -i {tmp_path}/user"
-        f' -o UserKnownHostsFile={tmp_path}/known "$@"\n'
-    )
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    log = tmp_path / "sshd.log"
-    server = subprocess.Popen([SSHD, "-D", "-E", log, "-f", tmp_path / "sshd_config"])
-
-    def listens():
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", port)) == 0
-
-    assert clock.wait_until(listens, deadline=20), log.read_text()
-    yield port
-    server.terminate()
-    server.wait()
 
 
 def test_an_engine_over_ssh_is_watched_from_over_there(pen, client, sshd, monkeypatch):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,10 +44,11 @@ class Somebody:
 class Watch:
     """`watch --json` in a process of its own; its lines as they come."""
 
-    def __init__(self, pen, folder, *arguments):
+    def __init__(self, pen, folder, *arguments, context="", words=False):
+        how = [] if words else ["--json"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "harness.verbs", "watch", "--json", *arguments,
-             "--context", pen.docker_host],
+            [sys.executable, "-m", "harness.verbs", "watch", *how, *arguments,
+             "--context", context or pen.docker_host],
             env={**os.environ, "DEATHBENCH_ROOT": str(folder), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -76,8 +79,8 @@ def watching(pen, tmp_path):
     """Starts watches, and ends those that a failing test leaves behind."""
     started = []
 
-    def start(*arguments):
-        started.append(Watch(pen, tmp_path, *arguments))
+    def start(*arguments, **how):
+        started.append(Watch(pen, tmp_path, *arguments, **how))
         return started[-1]
 
     yield start
@@ -141,3 +144,77 @@ def test_it_survives_the_engines_restart(pen, watching):
     somebody.run("later", "sh", "-c", "exit 5")
     assert "later" == watch.death()["container"]["name"]
     assert 4 == watch.end()
+
+
+def test_a_compose_project_is_watched_whole(pen, watching):
+    """Every service of the project and nobody else's, in words with citations and a history that is there."""
+    somebody = Somebody(pen)
+    watch = watching("--compose", "shop", words=True)
+    key = "com.docker.compose.project"
+    somebody.run("stranger", "sh", "-c", "exit 3", labels={key: "other"})
+    for service in ("web", "db"):
+        somebody.run(f"shop-{service}-1", "sh", "-c", "exit 4", labels={key: "shop"})
+    told = {}
+    for _ in range(2):
+        head, sentence, cites, history = (watch.process.stdout.readline() for _ in range(4))
+        told[head.split()[1]] = head
+        assert "status 4" in sentence or "exit code 4" in sentence
+        assert cites.strip().startswith("events ")
+        assert Path(history.strip()).is_file()
+    assert set(told) == {"shop-web-1", "shop-db-1"}
+    assert 4 == watch.end()
+
+
+def test_many_that_die_at_once_are_each_told_once(pen, watching):
+    """Twenty killed one right after the other: twenty lines of JSON, a history each."""
+    somebody = Somebody(pen)
+    watch = watching("--label", "burst")
+    with ThreadPoolExecutor(3) as pool:
+        born = list(pool.map(
+            lambda n: somebody.run(f"burst-{n}", "sleep", "1000", labels={"burst": ""}), range(20)
+        ))  # fmt: skip
+    for identity in born:
+        assert somebody.engine.ask(lambda s, i=identity: s.kill(i)).ok
+    told = [watch.death() for _ in born]
+    assert Counter(d["container"]["id"] for d in told) == dict.fromkeys(born, 1)
+    assert {d["outcome"] for d in told} == {"died"}
+    assert all(Path(d["history"]).is_file() for d in told)
+    assert {d["verdict"]["cause"] for d in told} <= {"docker-kill", "unknown"}
+    for identity in born:
+        somebody.engine.remove(identity, force=True)
+    assert 4 == watch.end()
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(pen, watching):
+    """`watch --json | head -1`: the pipe is closed, the next death ends the watch, no traceback."""
+    somebody = Somebody(pen)
+    watch = watching("--all")
+    somebody.run("first", "sh", "-c", "exit 3")
+    assert "first" == watch.death()["container"]["name"]
+    watch.process.stdout.close()
+    somebody.run("second", "sh", "-c", "exit 3")
+    watch.process.wait(60)
+    with watch.process.stderr as said:
+        assert "Traceback" not in said.read()
+    assert watch.process.returncode in (0, 4)
+
+
+def test_an_engine_over_ssh(pen, watching, sshd):
+    """Its socket is behind an ssh server, and so is the probe: the same death, the same words."""
+    somebody = Somebody(pen)
+    watch = watching("--all", context=f"ssh://root@127.0.0.1:{sshd}{pen.socket}")
+    somebody.run("far", "tail", "/dev/zero", Memory=16 << 20, MemorySwap=16 << 20)
+    told = watch.death()
+    assert ("far", "memory-limit-main") == (told["container"]["name"], told["verdict"]["cause"])
+    assert 4 == watch.end()
+
+
+def test_it_says_whom_it_can_watch(tmp_path):
+    """Without a name, a label, a project or --all there is nobody to watch: one error, nothing started."""
+    said = subprocess.run(
+        [sys.executable, "-m", "harness.verbs", "watch", "--json"], capture_output=True, text=True,
+        env={**os.environ, "DEATHBENCH_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert json.loads(said.stdout)["error"]["mend"].startswith("watch NAME")
+    assert list(tmp_path.iterdir()) == []
