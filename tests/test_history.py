@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -77,6 +78,30 @@ def test_readings_that_agree_are_one_line(points):
     for a, b in pairwise(parts):
         assert abs(a.offset - b.offset) <= 2000
         assert a.since <= b.since
+
+
+def test_the_history_knows_which_source_orders_how_well():
+    """The kernel's sources within 0.2 ms, the engine's words and its log within 10 ms; a kernel log whose
+    own clock nobody measured within 5 ms."""
+    boot, wall = 10**9, WALL
+    trace = e.TraceLine(t=boot + 3 * MS, seen=boot, source="trace", instance="A", text="x")
+    proc = e.ProcEvent(
+        t=boot + 3 * MS, seen=boot, source="proc", what="exit", pid=7, tgid=7, status=9
+    )
+    said = e.DaemonLog(t=boot + 4 * MS, seen=boot, source="daemon-log", daemon="dockerd", text="x")
+    found = [trace, proc, kernel(boot + 3 * MS), docker(wall + 5 * MS, boot + 6 * MS), said]
+
+    def errors(clock_reading):
+        placed = {p.event.kind: p.error for p in build([clock_reading, *found]).placed}
+        return [placed[k] for k in ("trace", "proc", "kernel", "docker", "daemon-log")]
+
+    kernels, engines = 200_000, 10_000_000
+    assert errors(replace(reading(boot, wall), kmsg=12)) == [kernels] * 3 + [engines] * 2
+    assert errors(reading(boot, wall)) == [kernels] * 2 + [5_000_000] + [engines] * 2
+    # 2 ms between an end in the kernel and the engine's word for it: that is no order.
+    end, word = ((p.at, p.error) for p in build([reading(boot, wall), trace, found[3]]).placed
+                 if p.event.kind in ("trace", "docker"))  # fmt: skip
+    assert abs(end[0] - word[0]) == 2 * MS < end[1] + word[1]
 
 
 def test_docker_times_survive_a_stepped_wall_clock():
