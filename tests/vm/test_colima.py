@@ -274,7 +274,7 @@ time.sleep(3600)
 """
 
 
-def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(programs):
+def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(programs, request):
     """Its VM runs on, and so does the container; `start` fails, `stop` does nothing. Whoever is
     killed then leaves all of it to clean."""
     places = programs["places"]
@@ -285,6 +285,7 @@ def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(progr
         [sys.executable, "-c", CHILD, json.dumps(options), str(ROOT / "tests")],
         stdout=subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
+    request.addfinalizer(lambda: (child.kill(), child.wait(), child.stdout.close()))
     home, outcome, said = json.loads(child.stdout.readline())
     home = Path(home)
     assert outcome == "survived"
@@ -308,7 +309,6 @@ def test_a_host_agent_that_dies_leaves_a_broken_profile_that_clean_removes(progr
     assert (stopped.code, status()) == (0, "Broken")
     child.kill()
     child.wait()
-    child.stdout.close()
     found = leftovers.clean(where=places, engines=False)
     assert found.stuck == []
     assert any(str(home) in line for line in found.removed)
