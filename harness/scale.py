@@ -404,7 +404,7 @@ class _Worker:
             self.campaign.finish(record)
         judgement = judge(self.campaign, {"trial": record.trial, "aborted": record.aborted})
         with self.shared.lock:
-            self.campaign.add_verdict(record.trial, judgement, seconds=self._since(judgement))
+            self.campaign.add_verdict(record.trial, judgement, seconds=self._since(judgement, machine))
             stopped = self.shared.schedule.finished(
                 record.trial, record.cell, judgement.outcome.value, warm_up=spec.warm_up
             )
@@ -432,10 +432,11 @@ class _Worker:
         if self.shared.ending is ending:
             self.shared.corpse = machine
 
-    def _since(self, judgement: Judgement) -> float | None:
+    def _since(self, judgement: Judgement, machine: Machine) -> float | None:
         """Seconds from the kernel's exit to the verdict, where both are on one clock."""
         now = self.world.clock.now()
-        if judgement.death is None or judgement.death.at > now:
+        elsewhere = machine.kind in {"vm", "colima"}  # a kernel, and a clock, of its own
+        if judgement.death is None or elsewhere or judgement.death.at > now:
             return None
         return round((now - judgement.death.at) / NS, 3)
 
