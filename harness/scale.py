@@ -404,7 +404,9 @@ class _Worker:
             self.campaign.finish(record)
         judgement = judge(self.campaign, {"trial": record.trial, "aborted": record.aborted})
         with self.shared.lock:
-            self.campaign.add_verdict(record.trial, judgement, seconds=self._since(judgement, machine))
+            self.campaign.add_verdict(
+                record.trial, judgement, seconds=self._since(judgement, machine)
+            )
             stopped = self.shared.schedule.finished(
                 record.trial, record.cell, judgement.outcome.value, warm_up=spec.warm_up
             )

@@ -13,7 +13,7 @@ from harness.history import build
 from harness.model.verdicts import Certainty, Outcome, SenderKind
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stories import BASE, DOCKERD, MACHINE, MAIN, C, Story
+from stories import BASE, DOCKERD, MACHINE, MAIN, SOURCES, C, Story
 
 CHILD = 4300
 WRITABLE = "31 30 8:1 /src /work rw,relatime - ext4 /dev/loop0 rw"
@@ -323,3 +323,14 @@ def test_whose_processes_ran_out():
     assert failed(Story().run(), exit_code=126, output=words).cause == "unknown"
     story = Story().run().kernel(3050, "cgroup: fork rejected by pids controller in /system.slice/docker.service")  # fmt: skip
     assert failed(story, exit_code=126, output=words).cause == "daemon-pids-limit"
+
+
+@pytest.mark.parametrize(
+    ("blind", "cause"),
+    [((), "memory-limit-child"), (("trace", "lineage"), "unknown"), (("trace", "lineage", "proc"), "unknown")],
+)  # fmt: skip
+def test_a_childs_oom_is_no_reason_where_a_signal_may_have_come(blind, cause):
+    """Without the tracer a TERM between a child's OOM and an exit with 1 would leave the same."""
+    story = Story(sources=tuple(s for s in SOURCES if s not in blind)).run()
+    story.oom(2800, 5100).exits(2804, 5100, 9, ppid=story.main)
+    assert verdict(left(story)).cause == cause
