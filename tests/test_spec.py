@@ -68,6 +68,14 @@ def test_quantities_become_plain_numbers():
     assert made.container.command == ("sleep", "3600")
 
 
+def test_a_resource_limit_may_be_gigabytes():
+    """Limits of the kernel's that count bytes are as large as the kernel takes them."""
+    made = experiment(
+        EXPERIMENT.replace("  mounts:", "  ulimits: {memlock: 4294967296}\n  mounts:")
+    )
+    assert made.container.ulimits["memlock"].soft == 1 << 32
+
+
 def test_none_is_a_value():
     """`none` and YAML's null both say: no limit."""
     for word in ("none", "null", "~", ""):

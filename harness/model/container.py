@@ -16,10 +16,10 @@ from harness.model.fields import (
     Cpus,
     CpuSet,
     InContainer,
+    Limit,
     LooseText,
     Memory,
     Name,
-    Natural,
     Noun,
     Positive,
     Relative,
@@ -98,12 +98,12 @@ class Mount(Noun):
 
 
 class Ulimit(Noun):
-    """A resource limit. `hard` None: the same as `soft`."""
+    """A resource limit, in the kernel's unit: bytes, seconds or a count. `hard` None: the same as `soft`."""
 
     sugar: ClassVar[str | None] = "soft"
 
-    soft: Natural
-    hard: Natural | None = None
+    soft: Limit
+    hard: Limit | None = None
 
     @model_validator(mode="after")
     def _order(self) -> Self:

@@ -332,6 +332,7 @@ LooseText = Annotated[
     str, BeforeValidator(_loose_text), WithJsonSchema({"type": ["string", "integer"]})
 ]
 Natural = Annotated[int, BeforeValidator(_whole(0, 1_000_000, "there is nothing below 0"))]
+Limit = Annotated[int, BeforeValidator(_whole(0, (1 << 63) - 1, "there is nothing below 0"))]
 Crowd = Annotated[int, BeforeValidator(_whole(0, 1000, "there is nothing below 0"))]
 Positive = Annotated[
     int, BeforeValidator(_whole(1, 1_000_000_000, "nothing would be left to run or to use"))
