@@ -52,12 +52,14 @@ C34 dockerd-reload
 C35 dockerd-start-failed dockerd-kill9
 C36 daemon-pids-limit dockerd-crash-at-pids-limit
 C38 engine-upgrade
-C40 v2-vm-oom-main v2-colima-vm-oom
+C40 v2-vm-oom-main v2-vm-oom-global v2-colima-vm-oom
 C42 vm-oom-daemon
 C43 vm-oom-main vm-oom-child
 C44 userspace-oom userspace-oom-pressed
 C45 disk-full disk-full-silent inodes-full disk-full-exec
 C47 v2-power-cut
+C49 v2-clock-step
+C50 v2-suspended
 C51 v2-cgroup-kill
 C52 exit-zero
 C53 exit-one exit-137-by-itself shim-child-passes
@@ -108,8 +110,6 @@ C107 exec-timeout
 NOT_RECORDED = {
     "C41": "needs a VM with the older hierarchies",
     "C48": "needs a VM that is shut down under a trial",
-    "C49": "a clock that jumps is held to by its event, not by a verdict",
-    "C50": "needs a VM that is stopped under a trial",
 }
 """Ways whose entry no trial has been kept of, and why."""
 
