@@ -191,12 +191,36 @@ def _just_slow(history: History, attempt: Attempt, begin: int, end: int) -> Clue
         and s.what.attributes.get("execID") == attempt.exec_id
         for s in history.engine
     )
+    one_more = _one_more(history, attempt.container, begin, end)
     answered = tuple(
         Clue(s.n, "status", "the engine answered meanwhile")
         for s in history.looks
         if s.what.by == "inspect" and s.what.state is not None and end <= s.at <= end + 10 * 10**9
     )[:1]
     watched = all(history.active(s, begin, end) for s in ("cgroup", "trace", "daemons"))
-    if not begun or ended or not answered or not watched:
+    # The engine says exec_start before it has started anything: one that has no descriptors
+    # left for the pipes says so too, and then stands still.
+    if not begun or ended or not one_more or not answered or not watched:
         return ()
+    # That one more was there is needed and proves little: it may be the runtime's, stuck.
     return (*begun, *answered)
+
+
+# What the runtime starts on the way to a command is gone by then.
+_SETTLED = 500_000_000
+
+
+def _one_more(history: History, container: str, begin: int, end: int) -> bool:
+    """From soon after the request to the end, there were more processes in it than before."""
+    counts = [
+        (f.at, int(f.what.files[name]))
+        for f in history.files
+        if f.what.container == container and f.what.scope == "container"
+        for name in ("pids.current", "pids/pids.current")
+        if f.what.files.get(name, "").strip().isdecimal()
+    ]
+    # A file is told when it has changed: each count holds until the next.
+    early = [c for c in counts if c[0] <= begin + _SETTLED]
+    at_first = [n for at, n in early if at < begin][-1:] + [n for at, n in early if at >= begin]
+    during = [n for _, n in early[-1:]] + [n for at, n in counts if begin + _SETTLED < at <= end]
+    return bool(at_first) and min(during) > min(at_first)
