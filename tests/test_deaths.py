@@ -242,6 +242,7 @@ VALUES = {
     "list[int]": st.lists(NUMBERS, max_size=3), "list[str]": st.lists(WORDS, max_size=3),
     "list[float]": st.lists(st.floats(0, 9), max_size=3), "dict[str, str]": st.dictionaries(WORDS, WORDS, max_size=3),
     "dict[str, int]": st.dictionaries(WORDS, NUMBERS, max_size=3),
+    "dict[str, list[int]]": st.dictionaries(WORDS, st.lists(NUMBERS, max_size=2), max_size=2),
     "dict[str, Any]": st.dictionaries(WORDS, WORDS | NUMBERS | st.none(), max_size=3),
     "dict[str, Any] | None": st.none() | st.fixed_dictionaries({"Status": WORDS, "ExitCode": NUMBERS | WORDS}),
     "dict[str, dict[str, int]]": st.dictionaries(WORDS, st.dictionaries(WORDS, NUMBERS, max_size=2), max_size=2),
