@@ -34,6 +34,7 @@ AFTERMATH = NOTICE // 20
 KEPT = 30_000
 KEPT_OF_ONE = 5_000
 ATTENDED = 2_000
+WAITING = 200_000
 
 
 @dataclass
@@ -79,7 +80,9 @@ class Attendance:
     ) -> None:
         self._engine, self._wanted = engine, wanted
         self._link = ProbeLink(site, on_event=self.hear, **link)
-        self.inbox: queue.Queue[e.Event | None] = queue.Queue(maxsize=200_000)
+        # A signal handler puts into it while this very thread may be taking something out: a
+        # Queue's lock would wait for itself.
+        self.inbox: queue.SimpleQueue[e.Event | None] = queue.SimpleQueue()
         self._machine: deque[e.Event] = deque(maxlen=KEPT)
         self.attended: dict[str, Attended] = {}
         self.dropped = 0
@@ -94,9 +97,9 @@ class Attendance:
 
     def hear(self, event: e.Event) -> None:
         """An event of the probe; from the link's thread, never blocking it."""
-        try:
-            self.inbox.put_nowait(event)
-        except queue.Full:
+        if self.inbox.qsize() < WAITING:
+            self.inbox.put(event)
+        else:
             self.dropped += 1
 
     def stop(self) -> None:

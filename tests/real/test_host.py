@@ -35,13 +35,6 @@ def pen():
         yield made
 
 
-@pytest.fixture(scope="module")
-def client(pen):
-    connected = engine.connect(pen.docker_host)
-    yield connected
-    connected.close()
-
-
 def python_tar() -> bytes:
     """A root file system with the system's own python3, a shell and nsenter."""
     programs = [

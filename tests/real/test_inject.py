@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import clock, engine, images
+from harness import clock
 from harness.errors import BadInput
 from harness.inject import TABLE, CouldNot, Injector, refuse
 from harness.inject.scene import Scene
@@ -26,18 +26,6 @@ IDLE = ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"]
 def pen():
     with Pen(memory=1 << 30, cpus=2, disk=512 << 20, inodes=9000, pids=600) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def client(pen):
-    connected = engine.connect(pen.docker_host)
-    yield connected
-    connected.close()
-
-
-@pytest.fixture(scope="module")
-def image(client):
-    return images.ensure(client, BUSYBOX)
 
 
 @pytest.fixture

@@ -60,18 +60,6 @@ def pen():
         yield made
 
 
-@pytest.fixture(scope="module")
-def client(pen):
-    connected = engine.connect(pen.docker_host)
-    yield connected
-    connected.close()
-
-
-@pytest.fixture(scope="module")
-def image(pen, client):
-    return images.ensure(client, BUSYBOX)
-
-
 def test_a_pen_is_up_in_a_second_and_gone_without_a_trace():
     """Start to a listening engine takes a second at most, another size too, and stop leaves nothing."""
     times = []

@@ -68,7 +68,7 @@ class Watch:
     def end(self):
         self.process.send_signal(signal.SIGINT)
         try:
-            self.process.communicate(timeout=240)
+            self.process.communicate(timeout=30)
         finally:
             self.process.kill()
         return self.process.returncode
